@@ -1,0 +1,117 @@
+"""The one tree of errors. Standard library only.
+
+    FactoryError                    what we raise on purpose
+    ├── Invalid                     input is wrong; the sender can mend it
+    │   └── TooLarge                more than a limit allows
+    ├── Unauthorized                no token, or not a live one
+    ├── NotFound                    no such thing
+    ├── Conflict                    clashes with what is there
+    ├── Unavailable (retryable)     a service we need does not answer
+    ├── LeaseLost                   another worker owns the shard now
+    └── DecodingError               the models cannot make this text
+        ├── ModelError              a model cannot be loaded or used
+        ├── PromptError             a prompt cannot be decoded from
+        └── NumericalError          logits are NaN or infinite
+
+`retryable` says whether the same call may succeed later without any change.
+`status` is the HTTP status that the API answers with (RFC 9457).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One thing that is wrong with one field of the input."""
+
+    field: str
+    reason: str
+
+
+class FactoryError(Exception):
+    """Base of all our errors. `detail` says what, where and how to mend."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+
+
+class Invalid(FactoryError):
+    """The input is wrong."""
+
+    status = 422
+    title = "The input is not valid"
+
+
+class TooLarge(Invalid):
+    """The input is more than a limit allows."""
+
+    status = 413
+    title = "The input is too large"
+
+
+class Unauthorized(FactoryError):
+    """No token, or not a live one."""
+
+    status = 401
+    title = "A valid token is needed"
+
+
+class NotFound(FactoryError):
+    """There is no such thing."""
+
+    status = 404
+    title = "Not found"
+
+
+class Conflict(FactoryError):
+    """The call clashes with what is there already."""
+
+    status = 409
+    title = "This clashes with what exists"
+
+
+class Unavailable(FactoryError):
+    """A service that is needed does not answer."""
+
+    status = 503
+    title = "A service is not available"
+    retryable = True
+
+
+class LeaseLost(FactoryError):
+    """The shard is leased by another worker, or its job was stopped."""
+
+    title = "The lease on the shard is lost"
+
+
+class DecodingError(FactoryError):
+    """The models cannot make this text."""
+
+    status = 422
+    title = "The text cannot be made"
+
+
+class ModelError(DecodingError):
+    """A model cannot be loaded, or its parts do not fit together."""
+
+    title = "The model cannot be used"
+
+
+class PromptError(DecodingError):
+    """A prompt is empty, too long, or holds ids outside the vocabulary."""
+
+    title = "The prompt cannot be used"
+
+
+class NumericalError(DecodingError):
+    """A model returned NaN or infinite logits."""
+
+    title = "The model returned unusable numbers"

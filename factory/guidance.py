@@ -1,0 +1,99 @@
+"""How a token is chosen: the settings of guided decoding, validated. Standard library only.
+
+Words and maths: O'Neill et al., arXiv 2308.07645 (`rule="paper"`); our centred, masked form
+is `rule="steer"`. The functions that use these settings are in `workers.decoding`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Rule = Literal["steer", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """What is added to the expert's log-probabilities.
+
+    rule     "steer": E + γ(E − B) − η(N − C); "paper": (1 + γ)E − γB − ηN
+    gamma    γ, towards the expert and away from the base; may be negative
+    eta      η, away from the negative prompt
+    alpha    mask: keep tokens with p_expert ≥ alpha · max p_expert; 0 masks nothing
+    nucleus  mask: keep the smallest set holding this mass of p_expert; 1 masks nothing
+    Both masks are decided on the expert alone. Left out, `nucleus` is .95 for "steer" and 1
+    for "paper". Raises ValueError naming the field that is out of range.
+    """
+
+    rule: Rule = "steer"
+    gamma: float = 0.0
+    eta: float = 0.5
+    alpha: float = 0.0
+    nucleus: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.nucleus is None:
+            object.__setattr__(self, "nucleus", 1.0 if self.rule == "paper" else 0.95)
+        _check(self.rule in get_args(Rule), "rule", f"must be one of {', '.join(get_args(Rule))}")
+        _check(_within(self.gamma, -10, 10), "gamma", "must be between -10 and 10")
+        _check(_within(self.eta, 0, 10), "eta", "must be between 0 and 10")
+        _check(_within(self.alpha, 0, 1), "alpha", "must be between 0 and 1")
+        _check(_within(self.nucleus, 0, 1) and self.mass > 0, "nucleus", "must be in (0, 1]")
+
+    @property
+    def mass(self) -> float:
+        """The nucleus mask's mass, never None."""
+        return 1.0 if self.nucleus is None else self.nucleus
+
+    @property
+    def uses_base(self) -> bool:
+        """Whether the base's logits can change a score."""
+        return self.gamma != 0
+
+    @property
+    def uses_negative(self) -> bool:
+        """Whether the negative prompt's logits can change a score."""
+        return self.eta != 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is drawn from the scores. Applied in this order.
+
+    temperature     divides the scores; 0 is greedy
+    top_k           keep the k best scores; 0 keeps all
+    top_p           keep the smallest set holding this mass of the softmax of the scores
+    min_p           keep tokens with p ≥ min_p · max p; 0 keeps all
+    max_new_tokens  a row ends here at the latest
+    Raises ValueError naming the field that is out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_new_tokens: int = 80
+
+    def __post_init__(self) -> None:
+        _check(_within(self.temperature, 0, 10), "temperature", "must be between 0 and 10")
+        _check(_whole(self.top_k, 0, 1_000_000), "top_k", "must be a whole number, 0 or more")
+        _check(_within(self.top_p, 0, 1) and self.top_p > 0, "top_p", "must be in (0, 1]")
+        _check(_within(self.min_p, 0, 1), "min_p", "must be between 0 and 1")
+        _check(
+            _whole(self.max_new_tokens, 1, 32_768),
+            "max_new_tokens",
+            "must be a whole number between 1 and 32768",
+        )
+
+
+def _check(holds: bool, field: str, reason: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} {reason}")
+
+
+def _within(value: object, low: float, high: float) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

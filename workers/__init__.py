@@ -1,0 +1,1 @@
+"""Celery workers: everything that needs torch, transformers or the Label Studio SDK."""
