@@ -1,0 +1,1 @@
+"""The embedded single-machine stack and the demo that runs on it."""

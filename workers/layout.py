@@ -1,0 +1,107 @@
+"""How texts become contexts, and token ids texts again. One place for training and generation.
+
+Layout "list-1": a document is `<prompt> <text><eos>`; a context is `<bos>`, some documents and
+the prompt of the text to come. The expert is trained on such lists, so a list of negatives in
+front of the prompt is something it has learned to read.
+
+    bos │ prompt x₁ eos │ prompt x₂ eos │ … │ prompt
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from factory.errors import ModelError, PromptError
+
+NAME = "list-1"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context with documents in front of the prompt.
+
+    ids    bos, the documents, the prompt
+    spans  the documents' lengths, in order; bos and the closing prompt are in none
+    """
+
+    ids: tuple[int, ...]
+    spans: tuple[int, ...]
+
+
+class Layout:
+    """The layout of one dataset's prompt under one tokenizer.
+
+    Raises ModelError for a tokenizer without an end-of-sequence token, and PromptError when
+    the prompt is empty and there is no beginning-of-sequence token to start from.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError("the tokenizer has no eos token, which ends a document: set one")
+        self._tokenizer = tokenizer
+        self._joiner = "" if not prompt or prompt[-1].isspace() else " "
+        self._prompt = tuple(self._encode(prompt))
+        self._eos = int(tokenizer.eos_token_id)
+        self._bos = () if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),)
+        self._head = self._decode(self._prompt)
+        if not self._bos and not self._prompt:
+            raise PromptError(
+                "the prompt is empty and the tokenizer has no bos token to start from: "
+                "give the dataset a prompt"
+            )
+
+    def prompt_ids(self) -> tuple[int, ...]:
+        """What a text is generated from without negatives: bos and the prompt."""
+        return (*self._bos, *self._prompt)
+
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """A text's own ids, as they follow the prompt."""
+        return tuple(self._encode(self._joiner + text))
+
+    def document_ids(self, text: str) -> tuple[int, ...]:
+        """One document: prompt, text, eos."""
+        return (*self._prompt, *self.text_ids(text), self._eos)
+
+    def context(self, texts: Iterable[str], budget: int) -> Context:
+        """The documents of `texts` in front of the prompt, in at most `budget` ids.
+
+        Whole documents are left out from the first that does not fit. Raises PromptError when
+        the bare prompt does not fit.
+        """
+        room = budget - len(self.prompt_ids())
+        if room < 0:
+            raise PromptError(
+                f"the prompt takes {len(self.prompt_ids())} tokens, but only {budget} are free: "
+                "shorten the prompt, or lower max_new_tokens"
+            )
+        documents: list[tuple[int, ...]] = []
+        for text in texts:
+            document = self.document_ids(text)
+            room -= len(document)
+            if room < 0:
+                break
+            documents.append(document)
+        ids = (*self._bos, *(i for document in documents for i in document), *self._prompt)
+        return Context(ids, tuple(map(len, documents)))
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """The text that generated ids stand for, without the space that joins it to the prompt."""
+        text = self._decode((*self._prompt, *token_ids)).removeprefix(self._head)
+        return text.removeprefix(self._joiner)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """The text up to the first stop string, and whether there was one."""
+    ends = [at for at in (text.find(mark) for mark in stop if mark) if at >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
