@@ -8,6 +8,7 @@
     ├── Conflict                    clashes with what is there
     ├── Unavailable (retryable)     a service we need does not answer
     ├── LeaseLost                   another worker owns the shard now
+    ├── StackError                  a part of the embedded stack does not start
     └── DecodingError               the models cannot make this text
         ├── ModelError              a model cannot be loaded or used
         ├── PromptError             a prompt cannot be decoded from
@@ -90,6 +91,12 @@ class LeaseLost(FactoryError):
     """The shard is leased by another worker, or its job was stopped."""
 
     title = "The lease on the shard is lost"
+
+
+class StackError(FactoryError):
+    """A part of the embedded stack cannot be installed or started."""
+
+    title = "The local stack does not run"
 
 
 class DecodingError(FactoryError):

@@ -1,0 +1,103 @@
+"""What tests share: a real Postgres and a real Redis, started once per run when first asked for."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+from redis import Redis
+
+from factory.local import home, postgres, redis
+
+REPOSITORY = Path(__file__).parents[1]
+TEMPLATE = "migrated"
+
+
+@pytest.fixture(scope="session")
+def service_folder() -> Iterator[Path]:
+    """A folder that the servers' own account may pass through (pytest's own is private)."""
+    folder = Path(tempfile.mkdtemp(prefix="factory-tests-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(service_folder: Path) -> Iterator[postgres.Server]:
+    """One real Postgres with pgvector for the whole run."""
+    server = postgres.Server(
+        service_folder / "postgres", home.free_port(), password="test", durable=False
+    )
+    with server.running(service_folder / "postgres.log"):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: postgres.Server) -> str:
+    """The name of a database at the newest migration, for others to be cloned from."""
+    create_database(postgres_server, TEMPLATE, template=postgres.DATABASE)
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=REPOSITORY,
+        env={**os.environ, "FACTORY_DATABASE_URL": postgres_server.url(TEMPLATE)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return TEMPLATE
+
+
+@pytest.fixture(scope="module")
+def postgres_url(postgres_server: postgres.Server, migrated_template: str) -> Iterator[str]:
+    """The address of a fresh migrated database, one per test module."""
+    name = f"test_{uuid.uuid4().hex}"
+    create_database(postgres_server, name, template=migrated_template)
+    yield postgres_server.url(name)
+    drop_database(postgres_server, name)
+
+
+@pytest.fixture(scope="module")
+def empty_postgres_url(postgres_server: postgres.Server) -> Iterator[str]:
+    """The address of a fresh database with pgvector and no tables, one per test module."""
+    name = f"test_{uuid.uuid4().hex}"
+    create_database(postgres_server, name, template=postgres.DATABASE)
+    yield postgres_server.url(name)
+    drop_database(postgres_server, name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(service_folder: Path) -> Iterator[redis.Server]:
+    """One real Redis for the whole run."""
+    server = redis.Server(service_folder / "redis", home.free_port(), password="test")
+    with server.running(service_folder / "redis.log"):
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis_url(redis_server: redis.Server) -> Iterator[str]:
+    """The address of the broker, emptied after each test module."""
+    yield redis_server.url()
+    with Redis.from_url(redis_server.url()) as client:
+        client.flushall()
+
+
+def create_database(server: postgres.Server, name: str, template: str) -> None:
+    """Clone a database, owned by the factory's role."""
+    statement = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(
+        sql.Identifier(name), sql.Identifier(postgres.ROLE), sql.Identifier(template)
+    )
+    with server.connect_as_admin() as connection:
+        connection.execute(statement)
+
+
+def drop_database(server: postgres.Server, name: str) -> None:
+    """Drop a database, whoever is connected to it."""
+    statement = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+    with server.connect_as_admin() as connection:
+        connection.execute(statement)
