@@ -10,6 +10,12 @@ from typing import Literal, get_args
 
 Rule = Literal["steer", "paper"]
 
+GAMMA_BOUNDS = (-10.0, 10.0)
+ETA_BOUNDS = (0.0, 10.0)
+TEMPERATURE_BOUNDS = (0.0, 10.0)
+TOP_K_BOUNDS = (0, 1_000_000)
+NEW_TOKENS_BOUNDS = (1, 32_768)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
@@ -34,8 +40,8 @@ class Guidance:
         if self.nucleus is None:
             object.__setattr__(self, "nucleus", 1.0 if self.rule == "paper" else 0.95)
         _check(self.rule in get_args(Rule), "rule", f"must be one of {', '.join(get_args(Rule))}")
-        _check(_within(self.gamma, -10, 10), "gamma", "must be between -10 and 10")
-        _check(_within(self.eta, 0, 10), "eta", "must be between 0 and 10")
+        _check(_within(self.gamma, *GAMMA_BOUNDS), "gamma", "must be between -10 and 10")
+        _check(_within(self.eta, *ETA_BOUNDS), "eta", "must be between 0 and 10")
         _check(_within(self.alpha, 0, 1), "alpha", "must be between 0 and 1")
         _check(_within(self.nucleus, 0, 1) and self.mass > 0, "nucleus", "must be in (0, 1]")
 
@@ -74,12 +80,16 @@ class Sampling:
     max_new_tokens: int = 80
 
     def __post_init__(self) -> None:
-        _check(_within(self.temperature, 0, 10), "temperature", "must be between 0 and 10")
-        _check(_whole(self.top_k, 0, 1_000_000), "top_k", "must be a whole number, 0 or more")
+        _check(
+            _within(self.temperature, *TEMPERATURE_BOUNDS),
+            "temperature",
+            "must be between 0 and 10",
+        )
+        _check(_whole(self.top_k, *TOP_K_BOUNDS), "top_k", "must be a whole number, 0 or more")
         _check(_within(self.top_p, 0, 1) and self.top_p > 0, "top_p", "must be in (0, 1]")
         _check(_within(self.min_p, 0, 1), "min_p", "must be between 0 and 1")
         _check(
-            _whole(self.max_new_tokens, 1, 32_768),
+            _whole(self.max_new_tokens, *NEW_TOKENS_BOUNDS),
             "max_new_tokens",
             "must be a whole number between 1 and 32768",
         )

@@ -1,0 +1,165 @@
+"""Datasets, and the import of their real samples."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from factory import outbox
+from factory.errors import Conflict, NotFound
+from factory.ids import new_id
+from factory.tables import Dataset, Sample
+
+MAX_TEXT = 100_000  # characters
+CHUNK = 500  # rows in one INSERT
+
+
+class RealSample(BaseModel):
+    """One line of an import."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str = Field(min_length=1, max_length=MAX_TEXT)
+    label: str | None = Field(None, max_length=200)
+    meta: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class LineError:
+    """A line that was not imported, and why. Lines count from 1."""
+
+    line: int
+    error: str
+
+
+@dataclass
+class Imported:
+    """What an import did."""
+
+    imported: int = 0
+    duplicates: int = 0
+    rejected: list[LineError] = field(default_factory=list)
+
+
+def create(
+    session: Session,
+    name: str,
+    prompt: str,
+    description: str = "",
+    labels: Sequence[str] = (),
+) -> Dataset:
+    """A new dataset. Raises Conflict when the name is taken."""
+    dataset = Dataset(name=name, prompt=prompt, description=description, labels=list(labels))
+    try:
+        with session.begin_nested():
+            session.add(dataset)
+    except IntegrityError as error:
+        raise Conflict(f"There is a dataset named '{name}' already.") from error
+    session.refresh(dataset)
+    return dataset
+
+
+def get(session: Session, name: str) -> Dataset:
+    """The dataset of this name. Raises NotFound."""
+    dataset = session.scalar(select(Dataset).where(Dataset.name == name))
+    if dataset is None:
+        raise NotFound(f"There is no dataset named '{name}'.")
+    return dataset
+
+
+def list_all(session: Session) -> Sequence[Dataset]:
+    """Every dataset, newest first."""
+    return session.scalars(select(Dataset).order_by(Dataset.id.desc())).all()
+
+
+def counts(session: Session, dataset: Dataset) -> dict[str, dict[str, int]]:
+    """How many samples there are, by origin and by state."""
+    statement = (
+        select(Sample.origin, Sample.state, func.count())
+        .where(Sample.dataset_id == dataset.id)
+        .group_by(Sample.origin, Sample.state)
+    )
+    by_origin: dict[str, int] = {}
+    by_state: dict[str, int] = {}
+    for origin, state, number in session.execute(statement):
+        by_origin[origin] = by_origin.get(origin, 0) + number
+        by_state[state] = by_state.get(state, 0) + number
+    return {"origin": by_origin, "state": by_state}
+
+
+def import_lines(session: Session, dataset: Dataset, lines: Iterable[bytes]) -> Imported:
+    """Import NDJSON, a real sample a line: all valid lines go in, the others are named.
+
+    A duplicate has the exact text of a real sample that the dataset has already.
+    """
+    result = Imported()
+    for chunk in _chunks(_parse(lines, result)):
+        stored = _insert(session, dataset, chunk)
+        result.imported += stored
+        result.duplicates += len(chunk) - stored
+    if result.imported:
+        outbox.owe(session, outbox.EMBED, dataset.id)
+    return result
+
+
+def _parse(lines: Iterable[bytes], result: Imported) -> Iterator[RealSample]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            sample = RealSample.model_validate(json.loads(line))
+            _check_text(sample)
+            yield sample
+        except ValidationError as error:
+            result.rejected.append(LineError(number, _reason(error)))
+        except (ValueError, RecursionError) as error:
+            result.rejected.append(LineError(number, f"not a JSON object in UTF-8: {error}"))
+
+
+def _check_text(sample: RealSample) -> None:
+    if not sample.text.strip():
+        raise ValueError("text: is empty")
+    if "\x00" in sample.model_dump_json() or "\\u0000" in sample.model_dump_json():
+        raise ValueError("text: holds a NUL character, which Postgres cannot store")
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def _insert(session: Session, dataset: Dataset, chunk: Sequence[RealSample]) -> int:
+    rows = [
+        {
+            "id": new_id(),
+            "dataset_id": dataset.id,
+            "origin": "real",
+            "state": "accepted",
+            "text": sample.text,
+            "text_sha256": hashlib.sha256(sample.text.encode()).digest(),
+            "label": sample.label,
+            "meta": sample.meta,
+        }
+        for sample in chunk
+    ]
+    statement = insert(Sample).values(rows).on_conflict_do_nothing().returning(Sample.id)
+    return len(session.execute(statement).all())
+
+
+def _chunks(samples: Iterator[RealSample]) -> Iterator[list[RealSample]]:
+    chunk: list[RealSample] = []
+    for sample in samples:
+        chunk.append(sample)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,267 @@
+"""Jobs: submitted with their shards in one transaction, ended when every shard has ended.
+
+pending → running ⇄ paused → succeeded | partial | failed | cancelled
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from factory import outbox
+from factory.errors import Conflict, NotFound
+from factory.ids import new_id
+from factory.spec import GenerateSpec, TrainSpec
+from factory.tables import Dataset, Failure, Job, ModelPair, Push, Sample, Shard
+
+LIVE = ("pending", "running", "paused")
+ENDED = ("succeeded", "partial", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is, counted from stored rows. `tokens_per_second` is over the whole run."""
+
+    planned: int
+    done: int
+    failed: int
+    filtered: int
+    tokens: int
+    tokens_per_second: float | None
+    eta_seconds: float | None
+    updated_at: datetime | None
+
+
+def submit(
+    session: Session,
+    spec: GenerateSpec | TrainSpec,
+    dataset: Dataset,
+    model: ModelPair | None,
+    *,
+    request: Any,
+    idempotency_key: str | None = None,
+) -> tuple[Job, bool]:
+    """Store a job, its shards and their wake-ups. Returns the job and whether it is new.
+
+    `request` is the body as it was sent, which a repeated key must come with again; raises
+    Conflict when it does not.
+    """
+    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+    job = _new_job(spec, dataset, model)
+    row = {**job, "idempotency_key": idempotency_key, "request_sha256": digest}
+    statement = insert(Job).values(row).on_conflict_do_nothing(index_elements=["idempotency_key"])
+    if session.scalar(statement.returning(Job.id)) is None:
+        return _earlier(session, idempotency_key, digest), False
+    shards = _new_shards(job["id"], job["count"], _shard_size(spec))
+    session.add_all(shards)
+    session.flush()
+    outbox.owe(session, outbox.RUN_SHARD, *(shard.id for shard in shards))
+    return session.get_one(Job, job["id"]), True
+
+
+def get(session: Session, job_id: uuid.UUID, *, lock: bool = False) -> Job:
+    """The job of this id. Raises NotFound."""
+    job = session.get(Job, job_id, with_for_update=True if lock else None)
+    if job is None:
+        raise NotFound(f"There is no job {job_id}.")
+    return job
+
+
+def list_page(
+    session: Session,
+    *,
+    dataset_id: uuid.UUID | None = None,
+    state: str | None = None,
+    before: uuid.UUID | None = None,
+    limit: int = 50,
+) -> Sequence[Job]:
+    """Jobs, newest first, at most `limit`, older than the job `before`."""
+    statement = select(Job).order_by(Job.id.desc()).limit(limit)
+    if dataset_id is not None:
+        statement = statement.where(Job.dataset_id == dataset_id)
+    if state is not None:
+        statement = statement.where(Job.state == state)
+    if before is not None:
+        statement = statement.where(Job.id < before)
+    return session.scalars(statement).all()
+
+
+def shards_of(session: Session, job_id: uuid.UUID) -> Sequence[Shard]:
+    """A job's shards in order."""
+    return session.scalars(select(Shard).where(Shard.job_id == job_id).order_by(Shard.index)).all()
+
+
+def cancel(session: Session, job_id: uuid.UUID) -> Job:
+    """End a job now; its worker stops within one batch. Raises Conflict when it has ended."""
+    job = _live(session, job_id, "cancelled")
+    job.state = "cancelled"
+    job.ended_at = session.scalar(select(func.clock_timestamp()))
+    return job
+
+
+def pause(session: Session, job_id: uuid.UUID) -> Job:
+    """Hold a job; its worker hands its shard back within one batch."""
+    job = _live(session, job_id, "paused")
+    job.state = "paused"
+    return job
+
+
+def resume(session: Session, job_id: uuid.UUID) -> Job:
+    """Go on with a paused job. Raises Conflict when it is not paused."""
+    job = get(session, job_id, lock=True)
+    if job.state != "paused":
+        raise Conflict(f"Job {job_id} is {job.state}, not paused.")
+    job.state = "running" if job.started_at else "pending"
+    waiting = select(Shard.id).where(Shard.job_id == job_id, Shard.state == "pending")
+    outbox.owe(session, outbox.RUN_SHARD, *session.scalars(waiting))
+    return job
+
+
+def fail(session: Session, job_id: uuid.UUID, reason: str) -> None:
+    """End a job that cannot go on, with the reason in words."""
+    job = get(session, job_id, lock=True)
+    if job.state in LIVE:
+        job.state, job.error = "failed", reason
+        job.ended_at = session.scalar(select(func.clock_timestamp()))
+
+
+def finish_if_done(session: Session, job_id: uuid.UUID) -> Job:
+    """End the job if all its shards have ended; the last of them decides how."""
+    job = get(session, job_id, lock=True)
+    open_shards = select(Shard.id).where(
+        Shard.job_id == job_id, Shard.state.in_(("pending", "leased"))
+    )
+    if job.state not in LIVE or session.scalar(open_shards.limit(1)) is not None:
+        return job
+    so_far = progress(session, job)
+    dead = session.scalars(
+        select(Shard.error).where(Shard.job_id == job_id, Shard.state == "dead")
+    ).all()
+    job.error = _what_went_wrong(so_far.failed, dead)
+    complete = so_far.done == so_far.planned
+    job.state = "succeeded" if complete else "partial" if so_far.done else "failed"
+    job.ended_at = session.scalar(select(func.clock_timestamp()))
+    return job
+
+
+def progress(session: Session, job: Job) -> Progress:
+    """How far the job is."""
+    return _train_progress(session, job) if job.kind == "train" else _row_progress(session, job)
+
+
+def push(session: Session, job_id: uuid.UUID) -> int:
+    """Owe the review of every sample of the job that is not on its way yet; returns how many."""
+    job = get(session, job_id)
+    samples = select(Sample.id, Sample.dataset_id).where(
+        Sample.job_id == job_id, Sample.state == "generated"
+    )
+    statement = insert(Push).from_select(["sample_id", "dataset_id"], samples)
+    added = session.execute(statement.on_conflict_do_nothing().returning(Push.sample_id)).all()
+    if added:
+        outbox.owe(session, outbox.PUSH, job.dataset_id)
+    return len(added)
+
+
+def _new_job(
+    spec: GenerateSpec | TrainSpec, dataset: Dataset, model: ModelPair | None
+) -> dict[str, Any]:
+    stored = spec.model_dump(mode="json")
+    if isinstance(spec, GenerateSpec) and spec.prompt is None:
+        stored["prompt"] = dataset.prompt
+    return {
+        "id": new_id(),
+        "kind": spec.kind,
+        "dataset_id": dataset.id,
+        "model_id": model.id if model else None,
+        "spec": stored,
+        "count": spec.count if isinstance(spec, GenerateSpec) else spec.steps,
+    }
+
+
+def _new_shards(job_id: uuid.UUID, count: int, size: int) -> list[Shard]:
+    return [
+        Shard(job_id=job_id, index=index, start=start, stop=min(start + size, count))
+        for index, start in enumerate(range(0, count, size))
+    ]
+
+
+def _shard_size(spec: GenerateSpec | TrainSpec) -> int:
+    return spec.shard_size if isinstance(spec, GenerateSpec) else spec.steps
+
+
+def _earlier(session: Session, idempotency_key: str | None, digest: str) -> Job:
+    job = session.scalars(select(Job).where(Job.idempotency_key == idempotency_key)).one()
+    if job.request_sha256 != digest:
+        raise Conflict(
+            f"Idempotency-Key '{idempotency_key}' was used for another body (job {job.id}). "
+            "Use a new key for a new job."
+        )
+    return job
+
+
+def _live(session: Session, job_id: uuid.UUID, wanted: str) -> Job:
+    job = get(session, job_id, lock=True)
+    if job.state not in LIVE:
+        raise Conflict(f"Job {job_id} has ended ({job.state}); it cannot be {wanted}.")
+    return job
+
+
+def _what_went_wrong(failed: int, dead: Sequence[str | None]) -> str | None:
+    parts = [f"{failed} samples could not be made"] if failed else []
+    parts += [f"{len(dead)} shards were given up: {dead[0]}"] if dead else []
+    return "; ".join(parts) or None
+
+
+def _row_progress(session: Session, job: Job) -> Progress:
+    rows = select(
+        func.count(),
+        func.count().filter(Sample.state == "filtered"),
+        func.coalesce(func.sum(Sample.token_count), 0),
+        func.max(Sample.created_at),
+    ).where(Sample.job_id == job.id)
+    done, filtered, tokens, updated_at = session.execute(rows).one()
+    failures = select(func.count()).where(Failure.job_id == job.id)
+    failed = session.scalar(failures) or 0
+    rate = _rate(job.started_at, updated_at)
+    left = job.count - done - failed
+    return Progress(
+        planned=job.count,
+        done=done,
+        failed=failed,
+        filtered=filtered,
+        tokens=tokens,
+        tokens_per_second=tokens * rate if rate else None,
+        eta_seconds=left / (done * rate) if rate and done and job.state in LIVE else None,
+        updated_at=updated_at,
+    )
+
+
+def _train_progress(session: Session, job: Job) -> Progress:
+    shard = session.scalars(select(Shard).where(Shard.job_id == job.id)).one()
+    planned = max(job.count, int(shard.progress.get("planned", 0)))
+    done = planned if job.state == "succeeded" else int(shard.progress.get("done", 0))
+    now = session.scalar(select(func.clock_timestamp()))
+    rate = _rate(job.started_at, now if job.state == "running" else None)
+    return Progress(
+        planned=planned,
+        done=done,
+        failed=0,
+        filtered=0,
+        tokens=0,
+        tokens_per_second=None,
+        eta_seconds=(planned - done) / (done * rate) if rate and done else None,
+        updated_at=job.ended_at or now,
+    )
+
+
+def _rate(start: datetime | None, end: datetime | None) -> float | None:
+    """1 / seconds between both, or None while nothing can be said."""
+    seconds = (end - start).total_seconds() if start and end else 0.0
+    return 1 / seconds if seconds > 0 else None

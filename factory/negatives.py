@@ -1,0 +1,162 @@
+"""Which existing samples the next ones are steered away from, and their centre.
+
+A negative is drawn from `real`, `synthetic` or `rejected` samples of the dataset in proportion
+to the sources' weights; a source that is empty passes its share on to the others. The centre
+holds, for each negative that was rejected, the nearest sample that people accepted: what both
+have in common is not pushed away.
+"""
+
+import random
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Select, select, text, union_all
+from sqlalchemy.orm import Session, aliased
+
+from factory.spec import NegativesSpec, Source
+from factory.tables import Sample
+
+WINDOW = 1000  # the newest samples of a source: older evidence is not drawn from
+
+STATES: Mapping[Source, tuple[str, tuple[str, ...]]] = {
+    "real": ("real", ("accepted",)),
+    "synthetic": ("synthetic", ("generated", "in_review", "accepted")),
+    "rejected": ("synthetic", ("rejected",)),
+}
+
+
+@dataclass(frozen=True)
+class Document:
+    """A sample used as context: `source` is the pool it was drawn from."""
+
+    id: uuid.UUID
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Negatives and centre of one sample, each in the order the expert sees them."""
+
+    negatives: tuple[Document, ...] = ()
+    center: tuple[Document, ...] = ()
+
+
+def choose(
+    session: Session, dataset_id: uuid.UUID, spec: NegativesSpec, rng: random.Random
+) -> Chosen:
+    """Draw negatives, and their centre when asked for. Empty when the dataset has none."""
+    pools = {
+        source: pool
+        for source, weight in spec.sources.items()
+        if weight > 0 and (pool := _pool(session, dataset_id, source))
+    }
+    picks = _draw(session, spec, pools, rng)
+    negatives = _documents(session, picks)
+    rejected = [pick.id for pick in negatives if pick.source == "rejected"]
+    center = _center(session, dataset_id, rejected, negatives) if spec.center else []
+    return Chosen(tuple(negatives), tuple(center))
+
+
+def recorded(session: Session, ids: Sequence[uuid.UUID]) -> tuple[Document, ...]:
+    """The documents of these samples, in order: for replay."""
+    return tuple(_documents(session, [_Pick(id_, "recorded") for id_ in ids]))
+
+
+@dataclass(frozen=True)
+class _Pick:
+    id: uuid.UUID
+    source: str
+
+
+def _pool(session: Session, dataset_id: uuid.UUID, source: Source) -> list[uuid.UUID]:
+    """Ids of the newest samples of a source, newest first."""
+    origin, states = STATES[source]
+    newest = [
+        select(Sample.id)
+        .where(Sample.dataset_id == dataset_id, Sample.origin == origin, Sample.state == state)
+        .order_by(Sample.id.desc())
+        .limit(WINDOW)
+        for state in states
+    ]
+    rows = union_all(*newest).subquery()
+    return list(session.scalars(select(rows.c.id).order_by(rows.c.id.desc()).limit(WINDOW)))
+
+
+def _draw(
+    session: Session,
+    spec: NegativesSpec,
+    pools: dict[Source, list[uuid.UUID]],
+    rng: random.Random,
+) -> list[_Pick]:
+    """`count` picks, no sample twice; fewer when the pools run dry."""
+    if spec.strategy == "nearest":
+        pools = {source: _around(session, pool, rng) for source, pool in pools.items()}
+    picks: list[_Pick] = []
+    left = {source: list(pool) for source, pool in pools.items()}
+    while len(picks) < spec.count and left:
+        source = rng.choices(list(left), [spec.sources[source] for source in left])[0]
+        at = rng.randrange(len(left[source])) if spec.strategy == "random" else 0
+        picks.append(_Pick(left[source].pop(at), source))
+        if not left[source]:
+            del left[source]
+    return picks
+
+
+def _around(session: Session, pool: list[uuid.UUID], rng: random.Random) -> list[uuid.UUID]:
+    """The pool sorted by distance to one of it at random, so that the negatives share a theme,
+    as the lists do that an expert is trained on. Samples without an embedding come last."""
+    anchor, other = aliased(Sample), aliased(Sample)
+    distance = other.embedding.cosine_distance(anchor.embedding)
+    statement = (
+        select(other.id)
+        .join(anchor, anchor.id == rng.choice(pool))
+        .where(other.id.in_(pool))
+        .order_by(distance.nulls_last(), other.id.desc())
+    )
+    return list(session.scalars(statement))
+
+
+def _documents(session: Session, picks: Sequence[_Pick]) -> list[Document]:
+    ids = [pick.id for pick in picks]
+    texts = dict(session.execute(select(Sample.id, Sample.text).where(Sample.id.in_(ids))).tuples())
+    return [Document(pick.id, pick.source, texts[pick.id]) for pick in picks]
+
+
+def _center(
+    session: Session,
+    dataset_id: uuid.UUID,
+    rejected: Sequence[uuid.UUID],
+    negatives: Sequence[Document],
+) -> list[Document]:
+    """For each rejected negative in order, its nearest accepted sample, none of them twice."""
+    taken = {document.id for document in negatives}
+    center: list[Document] = []
+    if rejected:
+        session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
+    for id_ in rejected:
+        row = session.execute(_nearest_accepted(dataset_id, id_, taken)).one_or_none()
+        if row is not None:
+            center.append(Document(row.id, "accepted", row.text))
+            taken.add(row.id)
+    return center
+
+
+def _nearest_accepted(
+    dataset_id: uuid.UUID, id_: uuid.UUID, taken: set[uuid.UUID]
+) -> Select[uuid.UUID, str]:
+    here = select(Sample.embedding).where(Sample.id == id_).scalar_subquery()
+    return (
+        select(Sample.id, Sample.text)
+        .where(
+            Sample.dataset_id == dataset_id,
+            Sample.state == "accepted",
+            Sample.origin.in_(("synthetic", "corrected")),
+            Sample.embedding.is_not(None),
+            here.is_not(None),
+            Sample.id.not_in(taken),
+        )
+        .order_by(Sample.embedding.cosine_distance(here))
+        .limit(1)
+    )

@@ -1,0 +1,276 @@
+"""Reviews: samples on their way to Label Studio, and the verdicts that come back.
+
+Label Studio is the truth about verdicts. Its webhook events are hints; what counts is the
+annotation as fetched. The latest live annotation of a sample decides its state:
+accept → accepted, reject → rejected, fix → fixed (and a corrected sample is made).
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from factory import outbox
+from factory.ids import new_id
+from factory.tables import Push, Review, Sample, WebhookEvent
+
+VERDICTS = ("accept", "reject", "fix")
+REASONS = ("incoherent", "off_topic", "duplicate", "memorised", "unsafe", "other")
+
+STATE_OF = {"accept": "accepted", "reject": "rejected", "fix": "fixed"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One annotation that carries a verdict, as fetched from Label Studio."""
+
+    annotation_id: int
+    task_id: int
+    verdict: str
+    reasons: tuple[str, ...]
+    rewrite: str | None
+    rating: int | None
+    reviewer: str
+    lead_seconds: float | None
+    created_at: datetime
+    updated_at: datetime
+
+
+def waiting(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[tuple[Push, Sample]]:
+    """Pushes that have no task yet, oldest first, with their samples."""
+    statement = (
+        select(Push, Sample)
+        .join(Sample, Sample.id == Push.sample_id)
+        .where(Push.dataset_id == dataset_id, Push.task_id.is_(None))
+        .order_by(Push.sample_id)
+        .limit(limit)
+    )
+    return [(push, sample) for push, sample in session.execute(statement)]
+
+
+def mark_tried(session: Session, sample_ids: Sequence[uuid.UUID]) -> None:
+    """Note, before sending, that tasks for these samples may exist from now on."""
+    session.execute(update(Push).where(Push.sample_id.in_(sample_ids)).values(tried=True))
+
+
+def mark_pushed(session: Session, project_id: int, tasks: Mapping[uuid.UUID, int]) -> None:
+    """Note the task of each sample; generated samples are in review from now on."""
+    for sample_id, task_id in tasks.items():
+        session.execute(
+            update(Push)
+            .where(Push.sample_id == sample_id)
+            .values(
+                project_id=project_id,
+                task_id=task_id,
+                error=None,
+                pushed_at=func.coalesce(Push.pushed_at, func.clock_timestamp()),
+            )
+        )
+    session.execute(
+        update(Sample)
+        .where(Sample.id.in_(list(tasks)), Sample.state == "generated")
+        .values(state="in_review")
+    )
+
+
+def note_push_error(session: Session, dataset_id: uuid.UUID, error: str) -> None:
+    """Keep why the waiting samples of a dataset could not be pushed."""
+    statement = update(Push).where(Push.dataset_id == dataset_id, Push.task_id.is_(None))
+    session.execute(statement.values(error=error))
+
+
+def record_event(session: Session, payload: dict[str, Any]) -> bool:
+    """Store a webhook event; returns whether it is new. A repeated one has no effect."""
+    annotations = payload.get("annotations") or [payload.get("annotation") or {}]
+    ids = [a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int)]
+    project = payload.get("project")
+    values = {
+        "id": new_id(),
+        "digest": _event_digest(payload),
+        "action": str(payload.get("action", "")),
+        "project_id": project.get("id") if isinstance(project, dict) else None,
+        "annotation_ids": ids,
+        "payload": payload,
+    }
+    statement = insert(WebhookEvent).values(values).on_conflict_do_nothing()
+    event_id = session.scalar(statement.returning(WebhookEvent.id))
+    if event_id is not None:
+        outbox.owe(session, outbox.HANDLE_EVENT, event_id)
+    return event_id is not None
+
+
+def mark_handled(session: Session, event_id: uuid.UUID) -> None:
+    """The event's annotations were re-fetched and applied."""
+    statement = update(WebhookEvent).where(WebhookEvent.id == event_id)
+    session.execute(statement.values(handled_at=func.clock_timestamp()))
+    outbox.settle(session, outbox.HANDLE_EVENT, event_id)
+
+
+def sample_of_task(session: Session, project_id: int, task_id: int) -> uuid.UUID | None:
+    """The sample that a task was made for."""
+    statement = select(Push.sample_id).where(Push.project_id == project_id, Push.task_id == task_id)
+    return session.scalar(statement)
+
+
+def apply(session: Session, sample_id: uuid.UUID, verdict: Verdict) -> None:
+    """Store a fetched verdict and bring the sample's state up to date. Idempotent."""
+    values = {
+        "id": new_id(),
+        "sample_id": sample_id,
+        "annotation_id": verdict.annotation_id,
+        "verdict": verdict.verdict,
+        "reasons": list(verdict.reasons),
+        "rewrite": verdict.rewrite,
+        "rating": verdict.rating,
+        "reviewer": verdict.reviewer,
+        "lead_seconds": verdict.lead_seconds,
+        "created_at": verdict.created_at,
+        "updated_at": verdict.updated_at,
+        "deleted_at": None,
+    }
+    changed = {name: value for name, value in values.items() if name != "id"}
+    statement = insert(Review).values(values)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[Review.annotation_id],
+            set_=changed,
+            where=Review.updated_at <= statement.excluded.updated_at,
+        )
+    )
+    settle_state(session, sample_id)
+
+
+def withdraw(session: Session, annotation_id: int) -> None:
+    """The annotation is gone or says nothing any more: its review no longer counts."""
+    statement = (
+        update(Review)
+        .where(Review.annotation_id == annotation_id, Review.deleted_at.is_(None))
+        .values(deleted_at=func.clock_timestamp())
+        .returning(Review.sample_id)
+    )
+    sample_id = session.scalar(statement)
+    if sample_id is not None:
+        settle_state(session, sample_id)
+
+
+def live_annotations(session: Session, dataset_id: uuid.UUID) -> set[int]:
+    """Annotation ids of the reviews that count, of one dataset."""
+    statement = (
+        select(Review.annotation_id)
+        .join(Sample, Sample.id == Review.sample_id)
+        .where(Sample.dataset_id == dataset_id, Review.deleted_at.is_(None))
+    )
+    return set(session.scalars(statement))
+
+
+def settle_state(session: Session, sample_id: uuid.UUID) -> None:
+    """Set a sample's state, and its correction, from its latest live review."""
+    sample = session.get_one(Sample, sample_id, with_for_update=True, populate_existing=True)
+    latest = session.scalar(
+        select(Review)
+        .where(Review.sample_id == sample_id, Review.deleted_at.is_(None))
+        .order_by(Review.updated_at.desc(), Review.annotation_id.desc())
+        .limit(1)
+        .execution_options(populate_existing=True)
+    )
+    sample.state = STATE_OF[latest.verdict] if latest else "in_review"
+    rewrite = latest.rewrite if latest and latest.verdict == "fix" else None
+    _settle_correction(session, sample, rewrite)
+
+
+def list_page(
+    session: Session,
+    dataset_id: uuid.UUID,
+    *,
+    before: uuid.UUID | None = None,
+    limit: int = 50,
+) -> Sequence[Review]:
+    """Reviews of a dataset's samples, newest first, withdrawn ones too."""
+    statement = (
+        select(Review)
+        .join(Sample, Sample.id == Review.sample_id)
+        .where(Sample.dataset_id == dataset_id)
+        .order_by(Review.id.desc())
+        .limit(limit)
+    )
+    if before is not None:
+        statement = statement.where(Review.id < before)
+    return session.scalars(statement).all()
+
+
+def of_sample(session: Session, sample_id: uuid.UUID) -> Sequence[Review]:
+    """A sample's reviews, latest first, withdrawn ones too."""
+    statement = select(Review).where(Review.sample_id == sample_id)
+    return session.scalars(statement.order_by(Review.updated_at.desc())).all()
+
+
+def push_of(session: Session, sample_id: uuid.UUID) -> Push | None:
+    """A sample's way to Label Studio, if it was to be reviewed."""
+    return session.get(Push, sample_id)
+
+
+def stats(session: Session, dataset_id: uuid.UUID) -> dict[str, Any]:
+    """Counts of pushes, verdicts and reasons of a dataset."""
+    live = (
+        select(Review)
+        .join(Sample, Sample.id == Review.sample_id)
+        .where(Sample.dataset_id == dataset_id, Review.deleted_at.is_(None))
+        .subquery()
+    )
+    verdicts = session.execute(select(live.c.verdict, func.count()).group_by(live.c.verdict))
+    reason = func.unnest(live.c.reasons).label("reason")
+    reasons = session.execute(select(reason, func.count()).group_by(reason))
+    owed, pushed = session.execute(
+        select(func.count(), func.count(Push.task_id)).where(Push.dataset_id == dataset_id)
+    ).one()
+    reviewed = session.scalar(select(func.count(func.distinct(live.c.sample_id))))
+    return {
+        "waiting": owed - pushed,
+        "pushed": pushed,
+        "reviewed": reviewed or 0,
+        "verdicts": dict.fromkeys(VERDICTS, 0) | dict(verdicts.tuples()),
+        "reasons": dict.fromkeys(REASONS, 0) | dict(reasons.tuples()),
+    }
+
+
+def _settle_correction(session: Session, sample: Sample, rewrite: str | None) -> None:
+    """Keep exactly the correction that the deciding review asks for; texts never change, so
+    an earlier one is withdrawn (filtered) and another rewrite is another sample."""
+    corrections = session.scalars(select(Sample).where(Sample.corrects == sample.id)).all()
+    for correction in corrections:
+        wanted = correction.text == rewrite
+        correction.state = "accepted" if wanted else "filtered"
+        correction.filter_reason = None if wanted else "withdrawn"
+    if rewrite and not any(correction.text == rewrite for correction in corrections):
+        session.add(_correction(sample, rewrite))
+        outbox.owe(session, outbox.EMBED, sample.dataset_id)
+
+
+def _correction(sample: Sample, rewrite: str) -> Sample:
+    return Sample(
+        dataset_id=sample.dataset_id,
+        origin="corrected",
+        state="accepted",
+        text=rewrite,
+        text_sha256=hashlib.sha256(rewrite.encode()).digest(),
+        label=sample.label,
+        corrects=sample.id,
+    )
+
+
+def _event_digest(payload: dict[str, Any]) -> str:
+    """Label Studio gives events no id: what they are about stands in for one."""
+    annotation = payload.get("annotation")
+    about = (
+        [annotation.get("id"), annotation.get("updated_at"), payload.get("action")]
+        if isinstance(annotation, dict)
+        else payload
+    )
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,349 @@
+"""Samples: stored once under (job, ordinal), listed by keyset, and how each was made."""
+
+import hashlib
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, Select, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, undefer
+
+from factory import outbox
+from factory.errors import Conflict, Invalid, NotFound
+from factory.ids import new_id
+from factory.spec import ReviewSpec, is_reviewed
+from factory.tables import (
+    Attempt,
+    Dataset,
+    Failure,
+    Job,
+    ModelPair,
+    Push,
+    Sample,
+    SampleNegative,
+)
+
+EXPORT_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Made:
+    """A text that a worker made, with all that made it."""
+
+    ordinal: int
+    seed: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    audit: bool
+    negatives: tuple[uuid.UUID, ...] = ()
+    center: tuple[uuid.UUID, ...] = ()
+    trace: bytes | None = None
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """Where a batch of samples comes from."""
+
+    dataset_id: uuid.UUID
+    job_id: uuid.UUID
+    shard_id: uuid.UUID
+    attempt_id: uuid.UUID
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An ordinal that could not be made, and why."""
+
+    ordinal: int
+    error: str
+
+
+def store(session: Session, by: MadeBy, rows: Sequence[Made | Failed], review: ReviewSpec) -> None:
+    """Store a batch of a shard; an ordinal that is there already is left as it is.
+
+    Call `shards.renew` first in the same transaction: it holds the shard against others.
+    """
+    made = [row for row in rows if isinstance(row, Made)]
+    ids = {row.ordinal: new_id() for row in made}
+    stored = _insert(session, Sample, [_sample(by, ids[row.ordinal], row) for row in made])
+    kept = [row for row in made if ids[row.ordinal] in stored]
+    _insert(session, SampleNegative, [n for row in kept for n in _links(ids[row.ordinal], row)])
+    _insert(session, Failure, [_failure(by, row) for row in rows if isinstance(row, Failed)])
+    _owe(session, by.dataset_id, [(ids[row.ordinal], row) for row in kept], review)
+
+
+def get(session: Session, sample_id: uuid.UUID) -> Sample:
+    """The sample of this id. Raises NotFound."""
+    sample = session.get(Sample, sample_id)
+    if sample is None:
+        raise NotFound(f"There is no sample {sample_id}.")
+    return sample
+
+
+def get_synthetic(session: Session, sample_id: uuid.UUID) -> Sample:
+    """A generated sample with its tokens and trace. Raises NotFound or Conflict."""
+    loaded = (undefer(Sample.token_ids), undefer(Sample.trace))
+    sample = session.get(Sample, sample_id, options=loaded)
+    if sample is None:
+        raise NotFound(f"There is no sample {sample_id}.")
+    if sample.origin != "synthetic":
+        raise Conflict(f"Sample {sample_id} is {sample.origin}: it was not generated here.")
+    return sample
+
+
+def list_page(
+    session: Session,
+    dataset_id: uuid.UUID,
+    *,
+    origin: str | None = None,
+    states: Sequence[str] = (),
+    job_id: uuid.UUID | None = None,
+    query: str | None = None,
+    before: uuid.UUID | None = None,
+    limit: int = 50,
+) -> Sequence[Sample]:
+    """Samples, newest first, at most `limit`, older than the sample `before`.
+
+    `query` is matched as words, in the way of a web search ("quoted phrase", -not).
+    """
+    statement = select(Sample).where(Sample.dataset_id == dataset_id)
+    if origin is not None:
+        statement = statement.where(Sample.origin == origin)
+    if states:
+        statement = statement.where(Sample.state.in_(states))
+    if job_id is not None:
+        statement = statement.where(Sample.job_id == job_id)
+    if query:
+        words = func.websearch_to_tsquery("simple", query)
+        statement = statement.where(Sample.search.bool_op("@@")(words))
+    if before is not None:
+        statement = statement.where(Sample.id < before)
+    return session.scalars(statement.order_by(Sample.id.desc()).limit(limit)).all()
+
+
+def negatives_of(session: Session, sample_id: uuid.UUID) -> Sequence[tuple[SampleNegative, Sample]]:
+    """The samples that a sample was steered away from, and their centre, in order."""
+    statement = (
+        select(SampleNegative, Sample)
+        .join(Sample, Sample.id == SampleNegative.negative_id)
+        .where(SampleNegative.sample_id == sample_id)
+        .order_by(SampleNegative.role.desc(), SampleNegative.position)
+    )
+    return [(link, sample) for link, sample in session.execute(statement)]
+
+
+def provenance(session: Session, sample_id: uuid.UUID) -> dict[str, Any]:
+    """Everything that is needed to make a generated sample again."""
+    sample = get_synthetic(session, sample_id)
+    job = session.get_one(Job, sample.job_id)
+    attempt = session.get_one(Attempt, sample.attempt_id)
+    model = session.get_one(ModelPair, job.model_id)
+    links = negatives_of(session, sample_id)
+    return {
+        "sample": str(sample.id),
+        "job": str(sample.job_id),
+        "shard": str(sample.shard_id),
+        "ordinal": sample.ordinal,
+        "seed": sample.seed,
+        "prompt": job.spec["prompt"],
+        "guidance": job.spec["guidance"],
+        "sampling": job.spec["sampling"],
+        "model": _model(model),
+        "negatives": _documents(links, "negative"),
+        "center": _documents(links, "center"),
+        "audit": sample.audit,
+        **attempt.environment,
+        "worker": attempt.worker,
+        "finish_reason": sample.finish_reason,
+        "created_at": sample.created_at.isoformat(),
+    }
+
+
+def neighbours(session: Session, sample_id: uuid.UUID, k: int) -> Sequence[tuple[Sample, float]]:
+    """The k nearest samples of the dataset with their cosine similarity, nearest first.
+
+    Returns k where the dataset has k: the index is scanned on until enough rows pass.
+    Raises Conflict while the sample has no embedding.
+    """
+    sample = get(session, sample_id)
+    here = session.scalar(select(Sample.embedding).where(Sample.id == sample_id))
+    if here is None:
+        raise Conflict(f"Sample {sample_id} has no embedding yet. Try again in a moment.")
+    session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
+    distance = Sample.embedding.cosine_distance(here)
+    statement = (
+        select(Sample, distance)
+        .where(
+            Sample.dataset_id == sample.dataset_id,
+            Sample.id != sample_id,
+            Sample.embedding.is_not(None),
+        )
+        .order_by(distance)
+        .limit(k)
+    )
+    return [(other, 1 - away) for other, away in session.execute(statement)]
+
+
+def export(
+    session: Session, dataset: Dataset, states: Sequence[str], origin: str | None
+) -> Iterator[dict[str, Any]]:
+    """A dataset's samples, oldest first, one flat record each, with provenance columns."""
+    statement = _export_statement(dataset, states, origin)
+    after: uuid.UUID | None = None
+    while True:
+        page = statement if after is None else statement.where(Sample.id > after)
+        rows = session.execute(page.limit(EXPORT_BATCH)).all()
+        yield from (_export_record(dataset, row) for row in rows)
+        if len(rows) < EXPORT_BATCH:
+            return
+        after = rows[-1].Sample.id
+
+
+def unembedded(
+    session: Session, dataset_id: uuid.UUID, limit: int
+) -> Sequence[tuple[uuid.UUID, str]]:
+    """Samples that still need an embedding, oldest first."""
+    statement = (
+        select(Sample.id, Sample.text)
+        .where(Sample.dataset_id == dataset_id, Sample.embedding.is_(None))
+        .order_by(Sample.id)
+        .limit(limit)
+    )
+    return [(id_, content) for id_, content in session.execute(statement)]
+
+
+def set_embeddings(session: Session, vectors: Sequence[tuple[uuid.UUID, Sequence[float]]]) -> None:
+    """Store unit vectors, 384 float32 each."""
+    for id_, vector in vectors:
+        if len(vector) != 384:
+            raise Invalid(f"An embedding has {len(vector)} dimensions; 384 are needed.")
+        session.execute(update(Sample).where(Sample.id == id_).values(embedding=list(vector)))
+
+
+def _sample(by: MadeBy, id_: uuid.UUID, row: Made) -> dict[str, Any]:
+    empty = not row.text.strip()
+    return {
+        "id": id_,
+        "dataset_id": by.dataset_id,
+        "origin": "synthetic",
+        "state": "filtered" if empty else "generated",
+        "filter_reason": "empty" if empty else None,
+        "text": row.text,
+        "text_sha256": hashlib.sha256(row.text.encode()).digest(),
+        "job_id": by.job_id,
+        "shard_id": by.shard_id,
+        "attempt_id": by.attempt_id,
+        "ordinal": row.ordinal,
+        "seed": row.seed,
+        "audit": row.audit,
+        "token_ids": list(row.token_ids),
+        "token_count": len(row.token_ids),
+        "finish_reason": row.finish_reason,
+        "trace": row.trace,
+    }
+
+
+def _links(sample_id: uuid.UUID, row: Made) -> list[dict[str, Any]]:
+    roles = (("negative", row.negatives), ("center", row.center))
+    return [
+        {"sample_id": sample_id, "role": role, "position": position, "negative_id": id_}
+        for role, ids in roles
+        for position, id_ in enumerate(ids)
+    ]
+
+
+def _failure(by: MadeBy, row: Failed) -> dict[str, Any]:
+    return {
+        "job_id": by.job_id,
+        "ordinal": row.ordinal,
+        "shard_id": by.shard_id,
+        "error": row.error,
+    }
+
+
+def _insert(session: Session, table: Any, rows: list[dict[str, Any]]) -> set[uuid.UUID]:
+    """Insert rows that are not there yet; returns the first key column of those inserted."""
+    if not rows:
+        return set()
+    key = table.__table__.primary_key.columns.values()[0]
+    statement = insert(table).values(rows).on_conflict_do_nothing().returning(key)
+    return set(session.scalars(statement))
+
+
+def _owe(
+    session: Session,
+    dataset_id: uuid.UUID,
+    kept: Sequence[tuple[uuid.UUID, Made]],
+    review: ReviewSpec,
+) -> None:
+    if not kept:
+        return
+    outbox.owe(session, outbox.EMBED, dataset_id)
+    pushes = [
+        {"sample_id": id_, "dataset_id": dataset_id}
+        for id_, row in kept
+        if review.push and row.text.strip() and is_reviewed(review.fraction, row.seed)
+    ]
+    if pushes:
+        session.execute(insert(Push).values(pushes))
+        outbox.owe(session, outbox.PUSH, dataset_id)
+
+
+def _model(model: ModelPair) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "base": {"ref": model.base, "sha256": model.base_sha256},
+        "expert": {"ref": model.expert, "sha256": model.expert_sha256},
+        "tokenizer": {"sha256": model.tokenizer_sha256},
+        "revision": model.revision,
+    }
+
+
+def _documents(links: Sequence[tuple[SampleNegative, Sample]], role: str) -> list[dict[str, Any]]:
+    return [
+        {"id": str(sample.id), "origin": sample.origin, "position": link.position}
+        for link, sample in links
+        if link.role == role
+    ]
+
+
+def _export_statement(dataset: Dataset, states: Sequence[str], origin: str | None) -> Select[Any]:
+    statement = (
+        select(Sample, Job.spec, Attempt.environment, ModelPair.name.label("model"))
+        .outerjoin(Job, Job.id == Sample.job_id)
+        .outerjoin(Attempt, Attempt.id == Sample.attempt_id)
+        .outerjoin(ModelPair, ModelPair.id == Job.model_id)
+        .where(Sample.dataset_id == dataset.id, Sample.state.in_(states))
+        .order_by(Sample.id)
+    )
+    return statement if origin is None else statement.where(Sample.origin == origin)
+
+
+def _export_record(dataset: Dataset, row: Row[Any]) -> dict[str, Any]:
+    sample, spec = row.Sample, row.spec or {}
+    guidance = spec.get("guidance", {})
+    return {
+        "id": str(sample.id),
+        "dataset": dataset.name,
+        "origin": sample.origin,
+        "state": sample.state,
+        "text": sample.text,
+        "label": sample.label,
+        "created_at": sample.created_at.isoformat(),
+        "corrects": str(sample.corrects) if sample.corrects else None,
+        "job": str(sample.job_id) if sample.job_id else None,
+        "ordinal": sample.ordinal,
+        "seed": sample.seed,
+        "audit": sample.audit,
+        "model": row.model,
+        "rule": guidance.get("rule"),
+        "gamma": guidance.get("gamma"),
+        "eta": guidance.get("eta"),
+        "alpha": guidance.get("alpha"),
+        "nucleus": guidance.get("nucleus"),
+        "temperature": spec.get("sampling", {}).get("temperature"),
+        "device": (row.environment or {}).get("device"),
+    }

@@ -1,0 +1,171 @@
+"""Shards: leased by one worker at a time, on the database's clock.
+
+    pending → leased → done        (every ordinal is stored or has failed)
+              leased → pending     (handed back, or the lease ran out)
+              leased → dead        (its workers died too often)
+
+Each claim raises the shard's fence; every later write names it, so that a worker whose lease
+was given to another can no longer write.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, exists, func, select, text, update
+from sqlalchemy.orm import Session
+
+from factory import outbox
+from factory.errors import LeaseLost
+from factory.tables import Attempt, Failure, Job, Sample, Shard
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a worker holds: this shard of this job, under this fence."""
+
+    shard_id: uuid.UUID
+    job_id: uuid.UUID
+    start: int
+    stop: int
+    fence: int
+
+
+def claim(session: Session, shard_id: uuid.UUID, worker: str, seconds: float) -> Lease | None:
+    """Lease a pending shard of a live job; None when there is nothing to do.
+
+    The shard's wake-up is settled: from here on the lease makes sure that it is not forgotten.
+    """
+    ready = exists().where(Job.id == Shard.job_id, Job.state.in_(("pending", "running")))
+    statement = (
+        update(Shard)
+        .where(Shard.id == shard_id, Shard.state == "pending", ready)
+        .values(
+            state="leased",
+            fence=Shard.fence + 1,
+            lease_until=_from_now(seconds),
+            worker=worker,
+            error=None,
+        )
+        .returning(Shard.id, Shard.job_id, Shard.start, Shard.stop, Shard.fence)
+    )
+    row = session.execute(statement).one_or_none()
+    outbox.settle(session, outbox.RUN_SHARD, shard_id)
+    if row is None:
+        return None
+    started = func.coalesce(Job.started_at, func.clock_timestamp())
+    session.execute(
+        update(Job)
+        .where(Job.id == row.job_id, Job.state == "pending")
+        .values(state="running", started_at=started)
+    )
+    return Lease(*row)
+
+
+def begin_attempt(
+    session: Session, lease: Lease, worker: str, environment: dict[str, Any]
+) -> uuid.UUID:
+    """Note what this lease runs on; samples point at it. Returns the attempt's id."""
+    attempt = Attempt(
+        shard_id=lease.shard_id, fence=lease.fence, worker=worker, environment=environment
+    )
+    session.add(attempt)
+    session.flush()
+    return attempt.id
+
+
+def renew(session: Session, lease: Lease, seconds: float) -> str:
+    """Prolong the lease and hold the shard's row for this transaction; returns the job's state.
+
+    Raises LeaseLost when another worker has the shard.
+    """
+    statement = (
+        update(Shard).where(_held(lease)).values(lease_until=_from_now(seconds)).returning(Shard.id)
+    )
+    if session.scalar(statement) is None:
+        raise LeaseLost(f"Shard {lease.shard_id} is no longer held under fence {lease.fence}.")
+    return session.scalars(select(Job.state).where(Job.id == lease.job_id)).one()
+
+
+def missing(session: Session, lease: Lease) -> Sequence[int]:
+    """The shard's ordinals that are neither stored nor failed, in order."""
+    wanted = range(lease.start, lease.stop)
+    made: set[int] = set()
+    for table in (Sample, Failure):
+        rows = select(table.ordinal).where(
+            table.job_id == lease.job_id, table.ordinal.between(lease.start, lease.stop - 1)
+        )
+        made.update(ordinal for ordinal in session.scalars(rows) if ordinal is not None)
+    return [ordinal for ordinal in wanted if ordinal not in made]
+
+
+def note_progress(session: Session, lease: Lease, progress: dict[str, Any]) -> None:
+    """Keep how far a train shard is."""
+    session.execute(update(Shard).where(_held(lease)).values(progress=progress))
+
+
+def finish(session: Session, lease: Lease) -> None:
+    """Every ordinal is accounted for. Raises LeaseLost."""
+    _end_lease(session, lease, state="done")
+
+
+def hand_back(session: Session, lease: Lease) -> None:
+    """Stop working on a shard that has more to do. Raises LeaseLost."""
+    _end_lease(session, lease, state="pending")
+    outbox.owe(session, outbox.RUN_SHARD, lease.shard_id)
+
+
+def crash(session: Session, lease: Lease, error: str, attempts: int) -> None:
+    """The worker could not go on: try again, or give the shard up. Raises LeaseLost."""
+    _end_lease(session, lease, state="pending", error=error)
+    _count_crash(session, lease.shard_id, error, attempts)
+
+
+def reap(session: Session, attempts: int) -> Sequence[uuid.UUID]:
+    """Free every shard whose lease has run out; returns the jobs it concerns.
+
+    Any number of reapers may run: rows that another is freeing are passed over.
+    """
+    lost = select(Shard).where(Shard.state == "leased", Shard.lease_until < func.clock_timestamp())
+    jobs: list[uuid.UUID] = []
+    for shard in session.scalars(lost.with_for_update(skip_locked=True)):
+        error = f"Worker {shard.worker} was not heard of before its lease ran out."
+        lease = Lease(shard.id, shard.job_id, shard.start, shard.stop, shard.fence)
+        crash(session, lease, error, attempts)
+        jobs.append(shard.job_id)
+    return jobs
+
+
+def _count_crash(session: Session, shard_id: uuid.UUID, error: str, attempts: int) -> None:
+    shard = session.get_one(Shard, shard_id, populate_existing=True)
+    shard.crashes += 1
+    if shard.crashes >= attempts:
+        shard.state = "dead"
+        shard.error = f"{error} ({shard.crashes} attempts)"
+    else:
+        outbox.owe(session, outbox.RUN_SHARD, shard_id)
+
+
+def _end_lease(session: Session, lease: Lease, *, state: str, error: str | None = None) -> None:
+    statement = (
+        update(Shard)
+        .where(_held(lease))
+        .values(state=state, lease_until=None, error=error)
+        .returning(Shard.id)
+    )
+    if session.scalar(statement) is None:
+        raise LeaseLost(f"Shard {lease.shard_id} is no longer held under fence {lease.fence}.")
+    session.execute(
+        update(Attempt)
+        .where(Attempt.shard_id == lease.shard_id, Attempt.fence == lease.fence)
+        .values(ended_at=func.clock_timestamp(), error=error)
+    )
+
+
+def _held(lease: Lease) -> ColumnElement[bool]:
+    return (Shard.id == lease.shard_id) & (Shard.fence == lease.fence) & (Shard.state == "leased")
+
+
+def _from_now(seconds: float) -> ColumnElement[Any]:
+    return func.clock_timestamp() + text(f"interval '{float(seconds)} seconds'")

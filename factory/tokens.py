@@ -1,0 +1,65 @@
+"""API tokens: shown once, kept as their SHA-256."""
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Sequence
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from factory.errors import NotFound, Unauthorized
+from factory.tables import ApiToken
+
+PREFIX = "sf_"
+
+
+def create(session: Session, name: str, value: str | None = None) -> tuple[ApiToken, str]:
+    """A new token and its value, which cannot be read again."""
+    value = value or PREFIX + secrets.token_urlsafe(32)
+    token = ApiToken(name=name, token_sha256=_digest(value))
+    session.add(token)
+    session.flush()
+    session.refresh(token)
+    return token, value
+
+
+def verify(session: Session, value: str) -> ApiToken:
+    """The live token with this value. Raises Unauthorized."""
+    statement = select(ApiToken).where(
+        ApiToken.token_sha256 == _digest(value), ApiToken.revoked_at.is_(None)
+    )
+    token = session.scalar(statement)
+    if token is None:
+        raise Unauthorized("The token is unknown or revoked. Make one with `factory token create`.")
+    return token
+
+
+def touch(session: Session, token_id: uuid.UUID) -> None:
+    """Note that a token was used, at most once a minute."""
+    minute_ago = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 1)
+    stale = (ApiToken.last_used_at.is_(None)) | (ApiToken.last_used_at < minute_ago)
+    session.execute(
+        update(ApiToken)
+        .where(ApiToken.id == token_id, stale)
+        .values(last_used_at=func.clock_timestamp())
+    )
+
+
+def list_all(session: Session) -> Sequence[ApiToken]:
+    """Every token, newest first, revoked ones too."""
+    return session.scalars(select(ApiToken).order_by(ApiToken.id.desc())).all()
+
+
+def revoke(session: Session, token_id: uuid.UUID) -> ApiToken:
+    """End a token. Raises NotFound."""
+    token = session.get(ApiToken, token_id)
+    if token is None:
+        raise NotFound(f"There is no token {token_id}.")
+    if token.revoked_at is None:
+        token.revoked_at = session.scalar(select(func.clock_timestamp()))
+    return token
+
+
+def _digest(value: str) -> bytes:
+    return hashlib.sha256(value.encode()).digest()

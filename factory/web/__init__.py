@@ -1,0 +1,1 @@
+"""The web process: JSON API, dashboard and webhook."""
