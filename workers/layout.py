@@ -63,6 +63,10 @@ class Layout:
         """One document: prompt, text, eos."""
         return (*self._prompt, *self.text_ids(text), self._eos)
 
+    def list_ids(self, texts: Iterable[str]) -> tuple[int, ...]:
+        """A whole list as the expert is trained on it: bos and the documents."""
+        return (*self._bos, *(i for text in texts for i in self.document_ids(text)))
+
     def context(self, texts: Iterable[str], budget: int) -> Context:
         """The documents of `texts` in front of the prompt, in at most `budget` ids.
 

@@ -18,16 +18,14 @@ def word_tokenizer(words: Iterable[str], context: int) -> PreTrainedTokenizerFas
     forms = [form for word in words for form in ((word,) if _is_mark(word) else (_SPACE + word,))]
     vocabulary = {token: i for i, token in enumerate((PAD, BOS, EOS, UNKNOWN, *forms))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always"),
             pre_tokenizers.Punctuation(behavior="isolated"),
         ]
     )
-    tokenizer.decoder = decoders.Metaspace(  # type: ignore[assignment]
-        replacement=_SPACE, prepend_scheme="always"
-    )
-    return PreTrainedTokenizerFast(
+    tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always")
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         pad_token=PAD,
         bos_token=BOS,

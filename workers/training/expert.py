@@ -1,0 +1,233 @@
+"""The expert: a causal LM fine-tuned on a dataset's samples, laid out as lists of like samples.
+
+Half of its documents hold one sample, half a sample among its nearest neighbours. Lists in
+random order would teach it that its context says nothing, and negatives would not steer it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from factory.errors import Invalid, ModelError
+from workers import layout
+from workers.layout import Layout
+from workers.training import recipe
+from workers.training.fit import (
+    IGNORED,
+    Batch,
+    batch_loss,
+    fit,
+    flat_then_linear,
+    pad_batch,
+    seeded,
+)
+from workers.training.neighbours import Neighbours, by_words
+from workers.training.recipe import Progress, Trained
+
+FEWEST = 8  # samples that a fine-tune can be made from
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """How an expert is fine-tuned. The defaults suit the demo's base.
+
+    method         "lora" trains rank-`rank` adapters on all linear layers; "full" all weights
+    longest_list   samples in the longest list
+    context        longest document in tokens; lists are cut at whole samples
+    heldout        share of the samples kept out of training, to measure on
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    seed: int = 1
+    steps: int = 40
+    batch: int = 16
+    learning_rate: float = 2e-3
+    rank: int = 8
+    lora_alpha: int = 16
+    longest_list: int = 6
+    context: int = 256
+    heldout: float = 0.1
+
+
+def train_expert(
+    base: Path,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    prompt: str,
+    config: ExpertConfig | None = None,
+    neighbours: Neighbours = by_words,
+    device: str = "cpu",
+    dtype: str = "float32",
+    on_progress: Progress | None = None,
+) -> Trained:
+    """Fine-tune `base` on `texts` and save it in `out`: an adapter for "lora", else a whole model.
+
+    Returns at once when `out` holds the same recipe's result. `neighbours` orders the other
+    samples for each, nearest first. Raises Invalid for too few samples, ModelError for a base
+    that cannot be loaded, NumericalError when the loss is not finite.
+    """
+    config = config or ExpertConfig()
+    if len(texts) < FEWEST:
+        raise Invalid(f"an expert needs at least {FEWEST} samples, the dataset has {len(texts)}")
+    plan = _recipe(base, texts, prompt, config, neighbours)
+    found = recipe.finished(out, plan)
+    if found is not None:
+        return found
+    with seeded(config.seed):
+        tokenizer, model = _load(base, config, device, dtype)
+        lists = _Lists(
+            Layout(tokenizer, prompt), config, _context(model, config), _padding(tokenizer), device
+        )
+        kept, heldout = _split(texts, config)
+        loss = fit(
+            model,
+            lists.batches(kept, neighbours(kept)),
+            steps=config.steps,
+            optimizer=_optimizer(model, config),
+            schedule=flat_then_linear(config.steps),
+            on_progress=on_progress,
+        )
+        measured = lists.loss_on(model, heldout)
+    with recipe.publishing(out) as draft:
+        model.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        recipe.write(draft, plan, loss, measured)
+    return Trained(out, loss, measured, cached=False)
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Samples as rows to train on. Loss is taken on texts and their eos, not on the prompt."""
+
+    layout: Layout
+    config: ExpertConfig
+    context: int
+    pad: int
+    device: str
+
+    def batches(self, texts: Sequence[str], nearest: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """`steps` batches of `batch` documents; every sample leads one before any leads two."""
+        rng = Random(self.config.seed)
+        leads = _rounds(rng, len(texts))
+        for _ in range(self.config.steps):
+            documents = [
+                _list_around(rng, next(leads), nearest, self.config.longest_list)
+                for _ in range(self.config.batch)
+            ]
+            yield self._batch([[texts[i] for i in document] for document in documents])
+
+    def loss_on(self, model: torch.nn.Module, texts: Sequence[str]) -> float | None:
+        """Mean loss of single samples, nats a token; None without samples."""
+        if not texts:
+            return None
+        size = self.config.batch
+        parts = [texts[i : i + size] for i in range(0, len(texts), size)]
+        with torch.no_grad():
+            losses = [float(batch_loss(model, self._batch([[t] for t in part]))) for part in parts]
+        return sum(x * len(part) for x, part in zip(losses, parts, strict=True)) / len(texts)
+
+    def _batch(self, documents: Sequence[Sequence[str]]) -> Batch:
+        rows, labels = zip(*(self._row(document) for document in documents), strict=True)
+        return pad_batch(rows, labels, self.pad).to(self.device)
+
+    def _row(self, texts: Sequence[str]) -> tuple[list[int], list[int]]:
+        ids: list[int] = list(self.layout.list_ids(()))
+        labels = [IGNORED] * len(ids)
+        for position, text in enumerate(texts):
+            document = self.layout.document_ids(text)
+            if position and len(ids) + len(document) > self.context:
+                break
+            ids += document
+            unlearned = len(document) - len(self.layout.text_ids(text)) - 1
+            labels += [IGNORED] * unlearned + list(document[unlearned:])
+        return ids[: self.context], labels[: self.context]
+
+
+def _recipe(
+    base: Path, texts: Sequence[str], prompt: str, config: ExpertConfig, neighbours: Neighbours
+) -> dict[str, Any]:
+    weights = sorted(base.glob("*.safetensors"))
+    if not weights:
+        raise ModelError(f"{base} holds no safetensors weights: give the folder of a saved model")
+    samples = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return {
+        "kind": "expert",
+        "layout": layout.NAME,
+        "base": [recipe.file_digest(path) for path in weights],
+        "samples": samples,
+        "prompt": prompt,
+        "neighbours": neighbours.__name__,
+        **asdict(config),
+    }
+
+
+def _load(base: Path, config: ExpertConfig, device: str, dtype: str) -> tuple[Any, Any]:
+    """The base's tokenizer, and the base ready to be trained by the method."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base, dtype=getattr(torch, dtype), use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the base at {base} cannot be loaded: {error}") from error
+    if config.method == "lora":
+        adapter = LoraConfig(
+            r=config.rank,
+            lora_alpha=config.lora_alpha,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, adapter)
+    return tokenizer, model.to(device)
+
+
+def _optimizer(model: torch.nn.Module, config: ExpertConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+    )
+
+
+def _context(model: Any, config: ExpertConfig) -> int:
+    """The longest row, which no model's positions may fall short of."""
+    return min(config.context, getattr(model.config, "max_position_embeddings", config.context))
+
+
+def _padding(tokenizer: Any) -> int:
+    """What fills rows up; it is masked, so any id does."""
+    return int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
+
+
+def _split(texts: Sequence[str], config: ExpertConfig) -> tuple[list[str], list[str]]:
+    """Samples to train on, and those kept out; both in the order given."""
+    out = set(Random(config.seed).sample(range(len(texts)), int(len(texts) * config.heldout)))
+    return (
+        [text for i, text in enumerate(texts) if i not in out],
+        [text for i, text in enumerate(texts) if i in out],
+    )
+
+
+def _rounds(rng: Random, count: int) -> Iterator[int]:
+    """Endless rounds over 0…count−1, each in a new order."""
+    while True:
+        yield from rng.sample(range(count), count)
+
+
+def _list_around(
+    rng: Random, lead: int, nearest: Sequence[Sequence[int]], longest: int
+) -> list[int]:
+    """The lead alone, or in random order with one to `longest` − 1 of its nearest neighbours."""
+    if rng.random() < 0.5:
+        return [lead]
+    size = rng.randint(1, max(1, longest - 1))
+    return rng.sample(members := [lead, *nearest[lead][:size]], len(members))
