@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from factory.errors import ModelError, PromptError
 
 NAME = "list-1"
+_PROBE = "a"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Context:
 class Layout:
     """The layout of one dataset's prompt under one tokenizer.
 
+    The space between prompt and text belongs to the text's first token, as words carry it in
+    most vocabularies; so spaces at the prompt's end are dropped. It is no part of the text.
+
     Raises ModelError for a tokenizer without an end-of-sequence token, and PromptError when
     the prompt is empty and there is no beginning-of-sequence token to start from.
     """
@@ -40,16 +44,18 @@ class Layout:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no eos token, which ends a document: set one")
         self._tokenizer = tokenizer
+        prompt = prompt.rstrip(" ")
         self._joiner = "" if not prompt or prompt[-1].isspace() else " "
         self._prompt = tuple(self._encode(prompt))
         self._eos = int(tokenizer.eos_token_id)
         self._bos = () if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),)
-        self._head = self._decode(self._prompt)
         if not self._bos and not self._prompt:
             raise PromptError(
                 "the prompt is empty and the tokenizer has no bos token to start from: "
                 "give the dataset a prompt"
             )
+        self._head = self._decode(self._prompt)
+        self._lead = self._leading_space()
 
     def prompt_ids(self) -> tuple[int, ...]:
         """What a text is generated from without negatives: bos and the prompt."""
@@ -91,8 +97,15 @@ class Layout:
 
     def text_of(self, token_ids: Sequence[int]) -> str:
         """The text that generated ids stand for, without the space that joins it to the prompt."""
-        text = self._decode((*self._prompt, *token_ids)).removeprefix(self._head)
-        return text.removeprefix(self._joiner)
+        return self._after_prompt(token_ids).removeprefix(self._lead)
+
+    def _after_prompt(self, ids: Sequence[int]) -> str:
+        return self._decode((*self._prompt, *ids)).removeprefix(self._head)
+
+    def _leading_space(self) -> str:
+        """What decoding puts between prompt and text: some tokenizers add a space of their own."""
+        decoded = self._after_prompt(self.text_ids(_PROBE))
+        return decoded.removesuffix(_PROBE) if decoded.endswith(_PROBE) else self._joiner
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
