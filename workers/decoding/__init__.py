@@ -1,0 +1,17 @@
+"""STEER decoding: torch only. Knows token ids, not text, jobs or tables."""
+
+from .decoder import SteerDecoder
+from .guidance import steer_scores
+from .model_pair import ModelPair
+from .prompts import join_documents
+from .records import Completion, Request, Trace
+
+__all__ = [
+    "Completion",
+    "ModelPair",
+    "Request",
+    "SteerDecoder",
+    "Trace",
+    "join_documents",
+    "steer_scores",
+]

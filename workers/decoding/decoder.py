@@ -1,0 +1,316 @@
+"""Guided decoding of many samples at once: slots, streams, one token at a time.
+
+    requests ─pull→ admit ─prefill→ logits ─steer, draw→ tokens ─forward→ logits …
+                       ↑ a slot is free                    ↓ eos, length, stop, error
+                       └────────────────────────────── Completion
+
+A slot decodes one sample; up to four streams help it: the expert and the base after the
+prompt, the expert after the negative prompt, the expert after the centre prompt. The engine
+knows token ids only.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from factory.errors import NumericalError, PromptError
+from factory.guidance import Guidance, Sampling
+
+from .guidance import MASKED, Steered, steer
+from .lane import Lane, Stream
+from .model_pair import ModelPair
+from .prompts import check_context
+from .records import Completion, FinishReason, Floats, Request, Trace
+from .sampling import Noise, draw, noise_keys
+
+Role = Literal["expert", "base", "negative", "center"]
+ROLES: tuple[Role, ...] = ("expert", "base", "negative", "center")
+StopRule = Callable[[Sequence[int]], bool]
+
+
+@dataclass
+class _Sample:
+    """A sample being made."""
+
+    index: int
+    request: Request
+    roles: tuple[Role, ...]
+    tokens: list[int] = field(default_factory=list)
+
+
+class SteerDecoder:
+    """Decodes requests with one guidance and one sampling, `slots` of them at a time."""
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        guidance: Guidance,
+        sampling: Sampling,
+        slots: int = 32,
+        *,
+        trace: bool = False,
+        should_stop: StopRule | None = None,
+    ) -> None:
+        """trace: record why each token was chosen. should_stop: called with a row's tokens so
+        far after each of them; True ends the row with "stop" (its tokens are left whole)."""
+        if slots < 1:
+            raise ValueError(f"slots must be 1 or more, not {slots}")
+        self._pair = pair
+        self._guidance = guidance
+        self._sampling = sampling
+        self._slots = slots
+        self._trace = trace
+        self._should_stop = should_stop
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield completions as rows finish. A request is pulled when a slot is free for it,
+        after the completions of the rows that freed slots were taken from this iterator.
+
+        Raises PromptError when a request cannot be decoded from. A row whose logits are not
+        finite ends with finish_reason "error"; the others go on.
+        """
+        batch = _Batch(self)
+        pending = enumerate(requests)
+        while True:
+            batch.admit(pending)
+            if batch.is_empty:
+                return
+            yield from batch.step()
+
+    def roles(self, request: Request) -> tuple[Role, ...]:
+        """The streams that a request needs; those with weight 0 are left out."""
+        guidance = self._guidance
+        negative = guidance.uses_negative and len(request.negative_ids) > 0
+        centered = negative and guidance.rule == "steer" and len(request.center_ids) > 0
+        used = (True, guidance.uses_base, negative, centered)
+        return tuple(role for role, use in zip(ROLES, used, strict=True) if use)
+
+    def check(self, request: Request) -> None:
+        """Raise PromptError when a request cannot be decoded from."""
+        pair, room = self._pair, self._sampling.max_new_tokens
+        for name, ids in (
+            ("prompt", request.prompt_ids),
+            ("negative context", request.negative_ids),
+            ("centre context", request.center_ids),
+        ):
+            if name == "prompt" or len(ids) > 0:
+                check_context(name, ids, pair.vocab_size, room, pair.max_positions)
+        if len(request.center_ids) > 0 and len(request.negative_ids) == 0:
+            raise PromptError("a centre context needs a negative context to be the centre of")
+
+
+class _Batch:
+    """The samples in the slots of one run, and the logits of their streams."""
+
+    def __init__(self, decoder: SteerDecoder) -> None:
+        self._decoder = decoder
+        pair, self._device = decoder._pair, decoder._pair.device
+        if pair.kind == "lora":
+            shared = Lane(pair.expert, pair.rows)
+            self._expert_lane = self._base_lane = shared
+        else:
+            self._expert_lane, self._base_lane = Lane(pair.expert, None), Lane(pair.base, None)
+        self._lanes = list({id(x): x for x in (self._expert_lane, self._base_lane)}.values())
+        self._samples: list[_Sample | None] = [None] * decoder._slots
+        self._logits: dict[str, Tensor] = {}
+        self._noise = Noise(pair.vocab_size, self._device)
+        self._banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=self._device)
+        self._traces = _Traces(decoder) if decoder._trace else None
+
+    @property
+    def is_empty(self) -> bool:
+        return all(sample is None for sample in self._samples)
+
+    def admit(self, pending: Iterator[tuple[int, Request]]) -> None:
+        """Pull a request for every free slot and prefill its streams."""
+        contexts: dict[int, list[tuple[Stream, Sequence[int]]]] = {}
+        for slot, sample in enumerate(self._samples):
+            if sample is not None:
+                continue
+            index, request = next(pending, (0, None))
+            if request is None:
+                break
+            self._decoder.check(request)
+            roles = self._decoder.roles(request)
+            self._samples[slot] = _Sample(index, request, roles)
+            for role in roles:
+                lane = self._base_lane if role == "base" else self._expert_lane
+                stream = Stream(slot, role, by_expert=role != "base")
+                contexts.setdefault(self._lanes.index(lane), []).append(
+                    (stream, _context(request, role))
+                )
+        for lane_index, wanted in contexts.items():
+            self._open(self._lanes[lane_index], wanted)
+
+    def step(self) -> list[Completion]:
+        """Choose one token per sample, end the rows that are done, run the others on."""
+        live = [slot for slot, sample in enumerate(self._samples) if sample is not None]
+        tokens, healthy = self._choose(live)
+        finished = [
+            completion
+            for slot, token, ok in zip(live, tokens, healthy, strict=True)
+            if (completion := self._accept(slot, token, ok)) is not None
+        ]
+        self._close([slot for slot in live if self._samples[slot] is None])
+        self._forward()
+        return finished
+
+    def _accept(self, slot: int, token: int, healthy: bool) -> Completion | None:
+        """Add a token to a sample; its completion when that ends it."""
+        sample = self._sample(slot)
+        reason: FinishReason | None = None
+        if not healthy:
+            reason = "error"
+        elif token in self._decoder._pair.eos_ids:
+            reason = "eos"
+        else:
+            sample.tokens.append(token)
+            if self._decoder._should_stop and self._decoder._should_stop(sample.tokens):
+                reason = "stop"
+            elif len(sample.tokens) >= self._decoder._sampling.max_new_tokens:
+                reason = "length"
+        if reason is None:
+            return None
+        self._samples[slot] = None
+        return Completion(
+            index=sample.index,
+            token_ids=tuple(sample.tokens),
+            finish_reason=reason,
+            trace=self._traces.take(slot, sample) if self._traces else None,
+            error=_not_finite(sample) if reason == "error" else None,
+        )
+
+    @torch.inference_mode()
+    def _choose(self, live: Sequence[int]) -> tuple[list[int], list[bool]]:
+        """The next token of every live slot, and whether its logits are finite."""
+        samples = [self._sample(slot) for slot in live]
+        seeds = torch.tensor([s.request.seed for s in samples], device=self._device)
+        positions = torch.tensor([len(s.tokens) for s in samples], device=self._device)
+        noise = self._noise.gumbel(noise_keys(seeds, positions))
+        tokens = torch.zeros(len(live), dtype=torch.long, device=self._device)
+        healthy = torch.ones(len(live), dtype=torch.bool, device=self._device)
+        for group in _by_roles(samples):
+            rows = torch.tensor(group, device=self._device)
+            slots = torch.tensor([live[i] for i in group], device=self._device)
+            steered, ok = self._steer(samples[group[0]].roles, slots)
+            chosen = draw(steered.scores, self._decoder._sampling, noise[rows])
+            tokens[rows], healthy[rows] = chosen, ok
+            if self._traces:
+                self._traces.add(slots, positions[rows], steered, chosen, noise[rows])
+        return tokens.tolist(), healthy.tolist()
+
+    def _steer(self, roles: Sequence[Role], slots: Tensor) -> tuple[Steered, Tensor]:
+        logits = {role: self._logits[role][slots] for role in roles}
+        finite = [stream.amax(dim=-1).isfinite() for stream in logits.values()]
+        if len(self._banned):
+            logits = {r: x.index_fill(-1, self._banned, MASKED) for r, x in logits.items()}
+        steered = steer(
+            logits["expert"],
+            logits.get("base"),
+            logits.get("negative"),
+            self._decoder._guidance,
+            logits.get("center"),
+        )
+        return steered, torch.stack(finite).all(dim=0)
+
+    @torch.inference_mode()
+    def _open(self, lane: Lane, contexts: list[tuple[Stream, Sequence[int]]]) -> None:
+        self._keep([stream for stream, _ in contexts], lane.open(contexts))
+
+    @torch.inference_mode()
+    def _forward(self) -> None:
+        for lane in self._lanes:
+            streams = lane.streams
+            if streams:
+                tokens = [self._sample(stream.slot).tokens[-1] for stream in streams]
+                self._keep(streams, lane.step(tokens))
+
+    @torch.inference_mode()
+    def _close(self, slots: list[int]) -> None:
+        for lane in self._lanes:
+            lane.close(set(slots))
+
+    def _keep(self, streams: Sequence[Stream], logits: Tensor) -> None:
+        """Put rows of logits where their slots and roles find them."""
+        logits = logits.to(self._device, torch.float32)
+        for role in ROLES:
+            rows = [i for i, stream in enumerate(streams) if stream.role == role]
+            if rows:
+                slots = torch.tensor([streams[i].slot for i in rows], device=self._device)
+                self._rows_of(role)[slots] = logits[torch.tensor(rows, device=self._device)]
+
+    def _rows_of(self, role: Role) -> Tensor:
+        if role not in self._logits:
+            shape = (self._decoder._slots, self._decoder._pair.vocab_size)
+            self._logits[role] = torch.zeros(shape, device=self._device)
+        return self._logits[role]
+
+    def _sample(self, slot: int) -> _Sample:
+        sample = self._samples[slot]
+        if sample is None:
+            raise LookupError(f"slot {slot} is free")
+        return sample
+
+
+class _Traces:
+    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device.
+
+    Token ids and counts are whole numbers below 2**24, exact in float32.
+    """
+
+    def __init__(self, decoder: SteerDecoder) -> None:
+        self._sampling = decoder._sampling
+        shape = (decoder._slots, decoder._sampling.max_new_tokens, 8)
+        self._columns = torch.zeros(shape, device=decoder._pair.device)
+
+    def add(
+        self, slots: Tensor, positions: Tensor, steered: Steered, chosen: Tensor, noise: Tensor
+    ) -> None:
+        """Record one step of the rows in `slots`."""
+        expert = steered.expert.masked_fill(~steered.keep, MASKED)
+        unguided = draw(expert, self._sampling, noise)
+        absent = torch.zeros_like(steered.scores)
+        streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
+        picked = [(absent if x is None else x).gather(1, chosen[:, None])[:, 0] for x in streams]
+        counts = (chosen, *picked, unguided, steered.keep.sum(dim=-1))
+        self._columns[slots, positions] = torch.stack([c.float() for c in counts], dim=-1)
+
+    def take(self, slot: int, sample: _Sample) -> Trace:
+        """The trace of a sample that has ended."""
+        columns: Floats = self._columns[slot, : len(sample.tokens)].cpu().numpy().T.copy()
+        ints = [columns[i].astype("int32") for i in (0, 6, 7)]
+        there = dict(zip(ROLES, columns[1:5], strict=True))
+        return Trace(
+            tokens=ints[0],
+            expert=there["expert"],
+            base=there["base"] if "base" in sample.roles else None,
+            negative=there["negative"] if "negative" in sample.roles else None,
+            center=there["center"] if "center" in sample.roles else None,
+            scores=columns[5],
+            unguided=ints[1],
+            survivors=ints[2],
+        )
+
+
+def _context(request: Request, role: Role) -> Sequence[int]:
+    if role == "negative":
+        return request.negative_ids
+    return request.center_ids if role == "center" else request.prompt_ids
+
+
+def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
+    """Indices of samples grouped by the streams they have."""
+    groups: dict[tuple[Role, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        groups.setdefault(sample.roles, []).append(i)
+    return list(groups.values())
+
+
+def _not_finite(sample: _Sample) -> NumericalError:
+    return NumericalError(
+        f"the logits of request {sample.index} are not finite after {len(sample.tokens)} tokens: "
+        "check the weights, or load them in float32"
+    )

@@ -1,0 +1,119 @@
+"""The STEER rules: log-probabilities of the streams to scores. Pure functions on (B, V) rows.
+
+Everything is float32 and in log space. A masked or banned token scores MASKED
+(`finfo.min`), never −inf, so that no later difference gives NaN.
+Sources: O'Neill et al., arXiv 2308.07645 (rule "paper"); Li et al., arXiv 2210.15097
+(the α mask).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from factory.guidance import Guidance
+
+MASKED = torch.finfo(torch.float32).min
+FLOOR = MASKED / 64  # of log-probabilities: weights up to 10 cannot turn it into infinity
+
+
+@dataclass(frozen=True)
+class Steered:
+    """One step's scores and what they were made of: log-probabilities, all (B, V) float32."""
+
+    scores: Tensor
+    keep: Tensor  # bool: passed the plausibility mask and is not banned
+    expert: Tensor
+    base: Tensor | None
+    negative: Tensor | None
+    center: Tensor | None
+
+
+def steer_scores(
+    expert: Tensor,
+    base: Tensor | None,
+    negative: Tensor | None,
+    guidance: Guidance,
+    center: Tensor | None = None,
+) -> Tensor:
+    """(B, V) logits of each stream to (B, V) float32 scores.
+
+    `base` may be None when γ = 0; a missing `negative` leaves the η term out; a missing
+    `center` means C = E. Tokens with logits at MASKED or −inf in the expert are banned.
+    Raises ValueError when γ needs a base and there is none.
+    """
+    return steer(expert, base, negative, guidance, center).scores
+
+
+def steer(
+    expert: Tensor,
+    base: Tensor | None,
+    negative: Tensor | None,
+    guidance: Guidance,
+    center: Tensor | None = None,
+) -> Steered:
+    """`steer_scores` with its parts. A stream whose weight is 0 stays None."""
+    if guidance.uses_base and base is None:
+        raise ValueError("base is missing: gamma is not 0, so the base's logits are needed")
+    e = log_probs(expert)
+    b = log_probs(base) if guidance.uses_base and base is not None else None
+    n = log_probs(negative) if guidance.uses_negative and negative is not None else None
+    centered = n is not None and guidance.rule == "steer"
+    c = log_probs(center) if centered and center is not None else None
+    keep = plausible(e, guidance.alpha, guidance.mass)
+    combine = _paper if guidance.rule == "paper" else _steer
+    scores = combine(e, b, n, c, guidance)
+    return Steered(scores.masked_fill(~keep, MASKED), keep, e, b, n, c)
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """(B, V) logits to float32 log-softmax, never below FLOOR."""
+    return torch.log_softmax(logits.float(), dim=-1).clamp(min=FLOOR)
+
+
+def plausible(expert: Tensor, alpha: float, mass: float) -> Tensor:
+    """(B, V) log-probabilities to bool: tokens that may be chosen, decided on the expert alone.
+
+    alpha  keep E ≥ max(E) + log α
+    mass   keep the smallest set holding this mass of exp(E); the token that crosses it is
+           kept; equal tokens at the edge: the lower id first
+    Banned tokens (at FLOOR) are never kept.
+    """
+    keep = expert > FLOOR
+    if alpha > 0:
+        keep &= expert >= expert.amax(dim=-1, keepdim=True) + math.log(alpha)
+    if mass < 1:
+        keep &= nucleus(expert.exp(), mass)
+    return keep
+
+
+def nucleus(probabilities: Tensor, mass: float) -> Tensor:
+    """(B, V) probabilities to bool: the smallest set holding `mass`, lower ids first on ties."""
+    ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    before = ranked.cumsum(dim=-1) - ranked
+    return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before < mass)
+
+
+def _paper(
+    e: Tensor, b: Tensor | None, n: Tensor | None, c: Tensor | None, guidance: Guidance
+) -> Tensor:
+    """s = (1 + γ)E − γB − ηN, in the order of the authors' code."""
+    scores = (1 + guidance.gamma) * e
+    if b is not None:
+        scores = scores - guidance.gamma * b
+    if n is not None:
+        scores = scores - guidance.eta * n
+    return scores
+
+
+def _steer(
+    e: Tensor, b: Tensor | None, n: Tensor | None, c: Tensor | None, guidance: Guidance
+) -> Tensor:
+    """s = E + γ(E − B) − η(N − C), C = E when there is no centre."""
+    scores = e
+    if b is not None:
+        scores = scores + guidance.gamma * (e - b)
+    if n is not None:
+        scores = scores - guidance.eta * (n - (e if c is None else c))
+    return scores

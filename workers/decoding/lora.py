@@ -1,0 +1,89 @@
+"""A LoRA adapter applied row by row, so that expert and base rows share one forward.
+
+Hu et al., arXiv 2106.09685: y = Wx + (α/r)·BAx. Here the second term is scaled by a weight
+per row: 1 for rows of the expert, 0 for rows of the base.
+"""
+
+from pathlib import Path
+from typing import cast
+
+from peft import PeftModel
+from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+class RowWeights:
+    """The weight of the adapter for every row of the forward that runs now, (rows, 1, 1)."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+
+class RowLora(nn.Module):
+    """A linear layer of the base and its adapter's low-rank part."""
+
+    def __init__(self, layer: nn.Module, down: Tensor, up: Tensor, rows: RowWeights) -> None:
+        """layer: (…, in) → (…, out); down: (rank, in), already scaled; up: (out, rank)."""
+        super().__init__()
+        self.layer = layer
+        like = next(layer.parameters())
+        self.register_buffer("down", down.detach().to(like).contiguous(), persistent=False)
+        self.register_buffer("up", up.detach().to(like).contiguous(), persistent=False)
+        self._rows = rows
+
+    down: Tensor
+    up: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (rows, positions, in) → (rows, positions, out)."""
+        low = nn.functional.linear(x, self.down)
+        if self._rows.value is not None:
+            low = low * self._rows.value
+        out: Tensor = self.layer(x)
+        return out + nn.functional.linear(low, self.up)
+
+
+def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """Load a peft adapter folder onto `base` (which is changed in place)."""
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=False, local_files_only=True)
+
+
+def is_plain_lora(model: PeftModel) -> bool:
+    """Whether every trained part is an ordinary LoRA of a linear layer, without bias training."""
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    saved = any(isinstance(m, ModulesToSaveWrapper) for m in model.modules())
+    config = model.peft_config[model.active_adapter]
+    return (
+        not saved
+        and bool(layers)
+        and getattr(config, "bias", "none") == "none"
+        and not getattr(config, "trainable_token_indices", None)
+        and all(_is_plain(layer) for layer in layers)
+    )
+
+
+def split_rows(model: PeftModel, rows: RowWeights) -> PreTrainedModel:
+    """Replace peft's layers by `RowLora` and return the base model that now holds them."""
+    adapter = model.active_adapter
+    inner = cast(PreTrainedModel, model.get_base_model())
+    for name, layer in list(inner.named_modules()):
+        if isinstance(layer, PeftLinear):
+            down = cast(Tensor, layer.lora_A[adapter].weight) * layer.scaling[adapter]
+            up = cast(Tensor, layer.lora_B[adapter].weight)
+            inner.set_submodule(name, RowLora(layer.get_base_layer(), down, up, rows))
+    return inner
+
+
+def merged(model: PeftModel) -> PreTrainedModel:
+    """The base with any adapter folded into its weights."""
+    inner: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+    return inner
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    if not isinstance(layer, PeftLinear) or layer.lora_variant:
+        return False
+    return all(part.bias is None for part in layer.lora_B.values())

@@ -1,0 +1,106 @@
+"""Drawing tokens from scores: temperature, top-k, top-p, min-p, then Gumbel noise.
+
+The noise is a stateless hash of (seed, position, token): a row's draws do not depend on its
+neighbours, its slot, the batch or the device. argmax(score + Gumbel noise) is a draw from
+softmax(score) (Gumbel 1954; "Gumbel-max trick").
+"""
+
+import torch
+from torch import Tensor
+
+from factory.guidance import Sampling
+
+from .guidance import MASKED
+
+
+def draw(scores: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:
+    """(B, V) scores to (B,) token ids. Tokens at MASKED are never drawn.
+
+    noise (B, V) from `Noise`; None or temperature 0: the best score, lower id on ties.
+    """
+    if sampling.temperature == 0 or noise is None:
+        return scores.argmax(dim=-1)
+    logits = scores / sampling.temperature
+    keep = _allowed(logits.masked_fill(scores <= MASKED, -torch.inf), sampling)
+    return (logits + noise).masked_fill(~keep, -torch.inf).argmax(dim=-1)
+
+
+def _allowed(logits: Tensor, sampling: Sampling) -> Tensor:
+    """(B, V) logits (−inf: masked) to bool, after top-k, top-p and min-p in this order.
+
+    Equal tokens at an edge: the lower id first. The best token always stays.
+    """
+    keep = logits > -torch.inf
+    if 0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1:
+        ranked, order = logits.sort(dim=-1, descending=True, stable=True)
+        kept = ranked > -torch.inf
+        if sampling.top_k:
+            kept[:, sampling.top_k :] = False
+        if sampling.top_p < 1:
+            p = ranked.masked_fill(~kept, -torch.inf).softmax(dim=-1)
+            kept &= p.cumsum(dim=-1) - p < sampling.top_p
+        keep = torch.zeros_like(kept).scatter(-1, order, kept)
+    if sampling.min_p > 0:
+        # p ≥ min_p · max p, in logits: the best token passes top-k and top-p, so max p is its own
+        best = logits.amax(dim=-1, keepdim=True)
+        keep &= (logits - best).exp() >= sampling.min_p
+    return keep
+
+
+class Noise:
+    """Gumbel noise over a vocabulary; holds only the hash of every token id, (V,) int32."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
+        self._tokens = _mix(_to_int32(tokens * 0x9E3779B9))
+
+    def gumbel(self, keys: Tensor) -> Tensor:
+        """(B, 2) int32 keys from `noise_keys` to (B, V) float32 noise."""
+        bits = _mix(_mix(self._tokens ^ keys[:, :1]) + keys[:, 1:])
+        return _gumbel(bits)
+
+
+def noise_keys(seeds: Tensor, positions: Tensor) -> Tensor:
+    """(B,) int64 seeds and positions (0 is the first generated token) to (B, 2) int32 keys."""
+    z = _splitmix(_splitmix(seeds) + positions)
+    return torch.stack((_to_int32(z), _to_int32(z >> 32)), dim=1)
+
+
+def _gumbel(bits: Tensor) -> Tensor:
+    """int32 hashes to standard Gumbel float32: −log(−log(1 − v)), v uniform in (0, 1).
+
+    v has steps of 2**-31 near 0, where the winners of a draw lie; it never rounds to 1.
+    """
+    v = ((bits & 0x7FFFFFFF).to(torch.float32) + 0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
+    return torch.log1p(v.neg_()).neg_().log_().neg_()
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of int32 in which every input bit changes half of the output bits."""
+    x = (x ^ _shift(x, 16)) * 0x7FEB352D
+    x = (x ^ _shift(x, 15)) * (0x846CA68B - (1 << 32))
+    return x ^ _shift(x, 16)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int32."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
+
+
+def _splitmix(x: Tensor) -> Tensor:
+    """SplitMix64's step and finaliser (Steele et al. 2014) on int64, wrapping."""
+    z = x + _signed(0x9E3779B97F4A7C15)
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(0x94D049BB133111EB)
+    return z ^ ((z >> 31) & ((1 << 33) - 1))
+
+
+def _signed(value: int) -> int:
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _to_int32(x: Tensor) -> Tensor:
+    """The low 32 bits of int64, as int32."""
+    low = x & 0xFFFFFFFF
+    return torch.where(low >= 1 << 31, low - (1 << 32), low).to(torch.int32)
