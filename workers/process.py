@@ -1,0 +1,72 @@
+"""What every worker process starts from: its settings, its database, its Celery application.
+
+Nothing connects here. A pool opens its first connection inside the child that uses it, so that
+no connection is shared across a fork.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from celery import Celery
+from celery.signals import worker_init, worker_process_init
+
+from factory import dispatch, log
+from factory import settings as settings_module
+from factory.db import Database
+from factory.errors import FactoryError, Invalid
+from factory.settings import Settings
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker process, or the parent of its children."""
+
+    settings: Settings
+    database: Database
+    app: Celery
+
+    def task(self, name: str) -> Callable[[Function], Function]:
+        """Register a function as the Celery task of this name (see `factory.outbox`)."""
+
+        def register(function: Function) -> Function:
+            self.app.task(name=name)(function)
+            return function
+
+        return register
+
+    def before_start(self, check: Callable[[Settings], None]) -> None:
+        """Run `check` before any task; a FactoryError ends the worker with its reason."""
+
+        def run(**_: Any) -> None:
+            try:
+                check(self.settings)
+            except FactoryError as error:
+                raise SystemExit(f"This worker cannot start. {error.detail}") from error
+
+        worker_init.connect(run, weak=False)
+
+
+def start() -> Worker:
+    """Build a worker from the process's environment. Raises Invalid when a setting is missing."""
+    settings = settings_module.load()
+    if not settings.database_url or not settings.broker_url:
+        raise Invalid(
+            "A worker needs FACTORY_DATABASE_URL and FACTORY_BROKER_URL. "
+            "`factory up` starts workers that have both."
+        )
+    log.configure(settings.log_level)
+    worker = Worker(settings, Database(settings.database_url), dispatch.celery_app(settings))
+    worker_process_init.connect(_forget_connections(worker.database), weak=False)
+    return worker
+
+
+def _forget_connections(database: Database) -> Callable[..., None]:
+    """A forked child must not use connections that its parent has opened."""
+
+    def forget(**_: Any) -> None:
+        database.engine.dispose(close=False)
+
+    return forget
