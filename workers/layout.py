@@ -7,7 +7,7 @@ front of the prompt is something it has learned to read.
     bos │ prompt x₁ eos │ prompt x₂ eos │ … │ prompt
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -20,14 +20,16 @@ _PROBE = "a"
 
 @dataclass(frozen=True)
 class Context:
-    """A context with documents in front of the prompt.
+    """A context with documents in front of the prompt. Empty when no document fits.
 
     ids    bos, the documents, the prompt
-    spans  the documents' lengths, in order; bos and the closing prompt are in none
+    spans  the documents' lengths, in order; the first one's holds bos; the rest is the prompt
+    kept   positions of the texts that the documents were made of
     """
 
     ids: tuple[int, ...]
     spans: tuple[int, ...]
+    kept: tuple[int, ...]
 
 
 class Layout:
@@ -73,31 +75,37 @@ class Layout:
         """A whole list as the expert is trained on it: bos and the documents."""
         return (*self._bos, *(i for text in texts for i in self.document_ids(text)))
 
-    def context(self, texts: Iterable[str], budget: int) -> Context:
+    def context(self, texts: Sequence[str], budget: int) -> Context:
         """The documents of `texts` in front of the prompt, in at most `budget` ids.
 
-        Whole documents are left out from the first that does not fit. Raises PromptError when
-        the bare prompt does not fit.
+        A document that does not fit any more is left out whole.
         """
         room = budget - len(self.prompt_ids())
-        if room < 0:
-            raise PromptError(
-                f"the prompt takes {len(self.prompt_ids())} tokens, but only {budget} are free: "
-                "shorten the prompt, or lower max_new_tokens"
-            )
         documents: list[tuple[int, ...]] = []
-        for text in texts:
+        kept: list[int] = []
+        for position, text in enumerate(texts):
             document = self.document_ids(text)
-            room -= len(document)
-            if room < 0:
-                break
-            documents.append(document)
-        ids = (*self._bos, *(i for document in documents for i in document), *self._prompt)
-        return Context(ids, tuple(map(len, documents)))
+            if len(document) <= room:
+                room -= len(document)
+                documents.append(document if kept else self._bos + document)
+                kept.append(position)
+        prompt = self._prompt if kept else ()
+        ids = (*(i for document in documents for i in document), *prompt)
+        return Context(ids, tuple(map(len, documents)), tuple(kept))
 
     def text_of(self, token_ids: Sequence[int]) -> str:
         """The text that generated ids stand for, without the space that joins it to the prompt."""
         return self._after_prompt(token_ids).removeprefix(self._lead)
+
+    def stop_rule(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+        """Whether ids generated so far hold a stop string near their end; None without any.
+
+        A token stands for at least one character or a part of one, so the last few suffice.
+        """
+        longest = max((len(mark.encode()) for mark in stop), default=0)
+        if longest == 0:
+            return None
+        return lambda ids: cut_at_stop(self.text_of(ids[-longest - 1 :]), stop)[1]
 
     def _after_prompt(self, ids: Sequence[int]) -> str:
         return self._decode((*self._prompt, *ids)).removeprefix(self._head)

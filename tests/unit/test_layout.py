@@ -1,5 +1,6 @@
 """Texts to contexts and back, under tokenizers of several kinds."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from factory.errors import ModelError, PromptError
 from factory.local.demo import grammar
-from workers.layout import Layout, cut_at_stop
+from workers.layout import Context, Layout, cut_at_stop
 from workers.training.tokenizer import word_tokenizer
 
 WORDS = word_tokenizer(grammar.vocabulary(), 256)
@@ -73,13 +74,13 @@ def test_a_lossless_tokenizer_loses_nothing(text: str, prompt: str) -> None:
 def test_a_context_is_bos_documents_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
     lists = Layout(tokenizer, grammar.PROMPT)
     context = lists.context(TEXTS[:3], budget=1000)
-    documents = [lists.document_ids(text) for text in TEXTS[:3]]
     bos, prompt = lists.prompt_ids()[:1], lists.prompt_ids()[1:]
+    first, second, third = (lists.document_ids(text) for text in TEXTS[:3])
     assert bos == (tokenizer.bos_token_id,)
-    assert context.ids == (*bos, *sum(documents, ()), *prompt)
-    assert context.spans == tuple(len(document) for document in documents)
-    for document, text in zip(documents, TEXTS, strict=False):
-        assert document == (*prompt, *lists.text_ids(text), tokenizer.eos_token_id)
+    assert first == (*prompt, *lists.text_ids(TEXTS[0]), tokenizer.eos_token_id)
+    assert context.ids == (*bos, *first, *second, *third, *prompt)
+    assert context.spans == (1 + len(first), len(second), len(third))
+    assert context.kept == (0, 1, 2)
 
 
 def test_a_context_is_the_head_of_what_the_expert_is_trained_on(
@@ -90,25 +91,18 @@ def test_a_context_is_the_head_of_what_the_expert_is_trained_on(
     assert lists.list_ids(TEXTS[:3])[: len(context.ids)] == context.ids
 
 
-def test_a_context_is_cut_at_whole_documents() -> None:
+def test_documents_that_do_not_fit_are_left_out_whole() -> None:
     lists = Layout(WORDS, grammar.PROMPT)
-    whole = lists.context(TEXTS, budget=1000)
-    for budget in range(len(lists.prompt_ids()), len(whole.ids) + 1):
-        cut = lists.context(TEXTS, budget)
-        assert len(cut.ids) <= budget
-        assert cut == lists.context(TEXTS[: len(cut.spans)], budget=1000)
-        following = [len(lists.document_ids(text)) for text in TEXTS][len(cut.spans) :]
-        assert not following or len(cut.ids) + following[0] > budget
+    long, short = " ".join(TEXTS), TEXTS[0]
+    budget = len(lists.context([short, short], budget=1000).ids)
+    context = lists.context([short, long, short, short], budget)
+    assert context == replace(lists.context([short, short], budget), kept=(0, 2))
+    assert lists.context([short, short], budget - 1) == lists.context([short], budget)
 
 
-def test_without_texts_the_context_is_the_prompt() -> None:
-    lists = Layout(WORDS, grammar.PROMPT)
-    assert lists.context([], budget=3).ids == lists.prompt_ids()
-
-
-def test_a_prompt_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(PromptError, match="takes 3 tokens, but only 2 are free"):
-        Layout(WORDS, grammar.PROMPT).context([], budget=2)
+@pytest.mark.parametrize("texts", [[], TEXTS])
+def test_without_documents_there_is_no_context(texts: list[str]) -> None:
+    assert Layout(WORDS, grammar.PROMPT).context(texts, budget=5) == Context((), (), ())
 
 
 def test_without_bos_a_prompt_is_needed() -> None:
@@ -134,3 +128,21 @@ def test_without_eos_a_tokenizer_is_refused() -> None:
 )
 def test_a_text_ends_at_its_first_stop(stop: tuple[str, ...], expected: tuple[str, bool]) -> None:
     assert cut_at_stop("one\ntwo. three", stop) == expected
+
+
+@given(st.text("ab\n.é", max_size=12), st.sampled_from([("\n",), ("ab",), ("é.", "bb")]))
+def test_the_stop_rule_fires_as_soon_as_a_stop_string_is_whole(
+    text: str, stop: tuple[str, ...]
+) -> None:
+    lists = Layout(BYTES, "Q:")
+    ids = lists.text_ids(text)
+    rule = lists.stop_rule(stop)
+    assert rule is not None
+    fired = [rule(ids[: i + 1]) for i in range(len(ids))]
+    whole = [cut_at_stop(lists.text_of(ids[: i + 1]), stop)[1] for i in range(len(ids))]
+    assert any(fired) == any(whole)
+    assert not any(fired) or fired.index(True) == whole.index(True)
+
+
+def test_without_stop_strings_there_is_no_stop_rule() -> None:
+    assert Layout(BYTES, "Q:").stop_rule(()) is None
