@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from factory.errors import ModelError
+KV_LAYERS = ("full_attention", "sliding_attention")
 
 
 class RowCache(Cache):
@@ -113,17 +113,11 @@ def causal_mask(positions: Tensor, columns: int, dtype: torch.dtype, window: int
 
 
 def layer_masks(config: object, positions: Tensor, columns: int, dtype: torch.dtype) -> object:
-    """What to pass as attention_mask: one mask, or one per kind of layer where they differ.
-
-    Raises ModelError for kinds of layers whose state is not a plain KV cache.
-    """
+    """What to pass as attention_mask: one mask, or one per kind of layer where they differ."""
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
-    unknown = kinds - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise ModelError(f"layers of kind {', '.join(sorted(unknown))} cannot be steered yet")
     if not kinds:
         return causal_mask(positions, columns, dtype, window)
-    windows = {"full_attention": None, "sliding_attention": window}
+    windows = dict.fromkeys(KV_LAYERS, None) | {"sliding_attention": window}
     masks = {kind: causal_mask(positions, columns, dtype, windows[kind]) for kind in kinds}
     return masks if len(masks) > 1 else next(iter(masks.values()))

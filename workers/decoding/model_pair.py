@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from factory.errors import ModelError
 
 from . import lora
+from .cache import KV_LAYERS
 from .lora import RowWeights
 
 Kind = Literal["full", "lora"]
@@ -119,7 +120,11 @@ def _with_adapter(
         rows = RowWeights()
         shared = lora.split_rows(adapted, rows)
         return ModelPair.of(shared, shared, rows)
-    return ModelPair.of(_load_model(base, device, dtype), lora.merged(adapted))
+    try:
+        merged = lora.merged(adapted)
+    except Exception as error:
+        raise ModelError(f"adapter {expert} cannot be folded into its base: {error}") from error
+    return ModelPair.of(_load_model(base, device, dtype), merged)
 
 
 def _load_model(folder: Path, device: str, dtype: str) -> PreTrainedModel:
@@ -157,6 +162,12 @@ def _check_architecture(config: Any, name: object) -> None:
         raise ModelError(
             f"model {name} is an encoder-decoder ({config.model_type}): "
             "only decoder-only causal language models can be steered"
+        )
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    if kinds - set(KV_LAYERS):
+        raise ModelError(
+            f"model {name} has layers of kind {', '.join(sorted(kinds - set(KV_LAYERS)))}: "
+            f"only attention layers ({', '.join(KV_LAYERS)}) can be steered"
         )
 
 
