@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from factory.errors import Invalid, ModelError
@@ -176,7 +177,7 @@ def _load(base: Path, config: ExpertConfig, device: str, dtype: str) -> tuple[An
         model: Any = AutoModelForCausalLM.from_pretrained(
             base, dtype=getattr(torch, dtype), use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"the base at {base} cannot be loaded: {error}") from error
     if config.method == "lora":
         adapter = LoraConfig(
