@@ -4,10 +4,12 @@
     ├── Invalid                     input is wrong; the sender can mend it
     │   └── TooLarge                more than a limit allows
     ├── Unauthorized                no token, or not a live one
+    ├── Forbidden                   not allowed in this way
     ├── NotFound                    no such thing
     ├── Conflict                    clashes with what is there
     ├── Unavailable (retryable)     a service we need does not answer
     ├── LeaseLost                   another worker owns the shard now
+    ├── Stopped                     the job was paused or cancelled, or the worker is stopping
     ├── StackError                  a part of the embedded stack does not start
     └── DecodingError               the models cannot make this text
         ├── ModelError              a model cannot be loaded or used
@@ -65,6 +67,13 @@ class Unauthorized(FactoryError):
     title = "A valid token is needed"
 
 
+class Forbidden(FactoryError):
+    """The caller is known, but the call is not allowed in this way."""
+
+    status = 403
+    title = "Not allowed"
+
+
 class NotFound(FactoryError):
     """There is no such thing."""
 
@@ -88,9 +97,15 @@ class Unavailable(FactoryError):
 
 
 class LeaseLost(FactoryError):
-    """The shard is leased by another worker, or its job was stopped."""
+    """The shard is leased by another worker now."""
 
     title = "The lease on the shard is lost"
+
+
+class Stopped(FactoryError):
+    """The work was stopped on purpose and can go on later."""
+
+    title = "The work was stopped"
 
 
 class StackError(FactoryError):

@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Sequence
 
 from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from factory.errors import NotFound, Unauthorized
+from factory.ids import new_id
 from factory.tables import ApiToken
 
 PREFIX = "sf_"
@@ -33,6 +35,20 @@ def verify(session: Session, value: str) -> ApiToken:
     if token is None:
         raise Unauthorized("The token is unknown or revoked. Make one with `factory token create`.")
     return token
+
+
+def live(session: Session, token_id: uuid.UUID) -> ApiToken:
+    """The token of this id, if it is live. Raises Unauthorized."""
+    token = session.get(ApiToken, token_id)
+    if token is None or token.revoked_at is not None:
+        raise Unauthorized("The session's token was revoked. Log in with another.")
+    return token
+
+
+def ensure(session: Session, name: str, value: str) -> None:
+    """Make sure that a token of this value is there; one that was revoked stays so."""
+    row = {"id": new_id(), "name": name, "token_sha256": _digest(value)}
+    session.execute(insert(ApiToken).values(row).on_conflict_do_nothing())
 
 
 def touch(session: Session, token_id: uuid.UUID) -> None:
