@@ -1,0 +1,129 @@
+"""The pulse of the factory: publishes owed wake-ups, frees shards whose workers died, and has
+reviews reconciled. Any number of these processes may run side by side.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+import psycopg
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy import select
+
+from factory import dispatch, jobs, log, outbox, shards
+from factory.db import Database
+from factory.errors import Unavailable
+from factory.settings import Settings
+from factory.tables import Dataset
+
+TICK_SECONDS = 1.0  # how long a lost NOTIFY or an expired lease can stay unseen
+BATCH = 100
+
+logger = log.get(__name__)
+
+
+@dataclass
+class Beat:
+    """One process's pulse. `stop` ends it after the tick it is in."""
+
+    settings: Settings
+    db: Database
+    app: Celery
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Tick until stopped: at each NOTIFY, and once a second."""
+        every = _Every(self.settings.reconcile_seconds)
+        while not self.stop.is_set():
+            try:
+                with _listening(self.settings.database_url) as wait:
+                    while not self.stop.is_set():
+                        self.tick()
+                        if every.is_due():
+                            self.owe_reconciling()
+                        wait(TICK_SECONDS)
+            except (Unavailable, psycopg.OperationalError) as error:
+                logger.warning("beat.database_unavailable", error=str(error))
+                self.stop.wait(TICK_SECONDS)
+
+    def tick(self) -> None:
+        """Reap, then publish what is due."""
+        self.reap()
+        while len(self.publish()) == BATCH and not self.stop.is_set():
+            pass
+
+    def publish(self) -> Sequence[outbox.WakeUp]:
+        """Send one batch of due wake-ups; what cannot be sent stays due."""
+        try:
+            with self.db.transaction() as session:
+                due = outbox.take_due(
+                    session, limit=BATCH, retry_seconds=self.settings.outbox_retry_seconds
+                )
+                for wake_up in due:
+                    dispatch.send(self.app, wake_up.task, wake_up.key)
+        except BrokerError as error:
+            logger.warning("beat.broker_unavailable", error=str(error))
+            self.stop.wait(TICK_SECONDS)
+            return ()
+        return due
+
+    def reap(self) -> None:
+        """Free shards whose lease ran out, and end jobs that this completes."""
+        with self.db.transaction() as session:
+            for job_id in shards.reap(session, self.settings.shard_attempts):
+                logger.warning("beat.lease_expired", job=str(job_id))
+                jobs.finish_if_done(session, job_id)
+
+    def owe_reconciling(self) -> None:
+        """Have the reviews of every dataset with a project compared with Label Studio."""
+        with self.db.transaction() as session:
+            reviewed = select(Dataset.id).where(Dataset.label_studio_project.is_not(None))
+            outbox.owe(session, outbox.RECONCILE, *session.scalars(reviewed))
+
+
+def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    beat = Beat(settings, Database(settings.database_url), dispatch.celery_app(settings))
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        beat.stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    logger.info("beat.started")
+    beat.run()
+    logger.info("beat.stopped")
+
+
+class _Every:
+    """Due at first, then each `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._next = 0.0
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        return True
+
+
+@contextmanager
+def _listening(database_url: str) -> Iterator[Callable[[float], None]]:
+    """A function that waits for a NOTIFY on the outbox's channel, at most some seconds."""
+    url = database_url.replace("postgresql+psycopg://", "postgresql://", 1)
+    with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+        connection.execute(f"LISTEN {outbox.CHANNEL}")
+
+        def wait(seconds: float) -> None:
+            for _ in connection.notifies(timeout=seconds, stop_after=1):
+                pass
+
+        yield wait

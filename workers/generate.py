@@ -1,0 +1,191 @@
+"""Runs a generate shard: negatives are chosen as slots start, samples stored as they finish."""
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from factory import log, negatives, samples, shards
+from factory.db import Database
+from factory.errors import FactoryError
+from factory.negatives import Chosen, Document
+from factory.samples import Failed, Made, MadeBy
+from factory.settings import Settings
+from factory.spec import GenerateSpec, is_audit, row_seed
+from workers import layout
+from workers.decoding import Completion, Request, SteerDecoder
+from workers.layout import Context, Layout
+from workers.leases import Hold
+from workers.pairs import LoadedPair
+
+FLUSH_SECONDS = 2.0  # a finished text is never unstored for longer while others go on
+
+logger = log.get(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample to make: its request, and what it was steered away from."""
+
+    ordinal: int
+    seed: int
+    audit: bool
+    request: Request
+    negatives: tuple[Document, ...] = ()
+    center: tuple[Document, ...] = ()
+
+
+@dataclass
+class Composer:
+    """Turns documents and a seed into a request of this spec, for this pair."""
+
+    spec: GenerateSpec
+    pair: LoadedPair
+
+    def __post_init__(self) -> None:
+        self._layout = Layout(self.pair.tokenizer, self.spec.prompt or "")
+        self._budget = self.pair.models.max_positions - self.spec.sampling.max_new_tokens
+        self._alone = self._layout.context((), self._budget)
+
+    def row(self, ordinal: int, seed: int, chosen: Chosen, *, audit: bool) -> Row:
+        """A row whose contexts hold as many whole documents as fit."""
+        away, center = (self._context(part) for part in (chosen.negatives, chosen.center))
+        request = Request(
+            prompt_ids=self._alone.ids,
+            seed=seed,
+            negative_ids=away.ids if away else (),
+            negative_spans=away.spans if away else (),
+            center_ids=center.ids if center else (),
+            center_spans=center.spans if center else (),
+        )
+        kept = chosen.negatives[: len(away.spans)] if away else ()
+        middle = chosen.center[: len(center.spans)] if center else ()
+        return Row(ordinal, seed, audit, request, kept, middle)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """The text of a finished row, without its stop string."""
+        return layout.cut_at_stop(self._layout.text_of(token_ids), self.spec.sampling.stop)[0]
+
+    def decoder(self, slots: int, *, trace: bool) -> SteerDecoder:
+        """A decoder with this spec's settings."""
+        return SteerDecoder(
+            self.pair.models,
+            self.spec.guidance.build(),
+            self.spec.sampling.build(),
+            slots,
+            trace=trace,
+            should_stop=stop_rule(self.pair, self.spec.sampling.stop),
+        )
+
+    def _context(self, documents: Sequence[Document]) -> Context | None:
+        context = self._layout.context([d.text for d in documents], self._budget)
+        return context if context.spans else None
+
+
+def stop_rule(pair: LoadedPair, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+    """Whether a row's text has come to a stop string.
+
+    Only a token that brings a stop string's last character (or part of a character) can
+    complete one, so most tokens cost one look-up; a short tail is decoded for the others.
+    """
+    ends = {mark[-1] for mark in stop} | {"\ufffd"}
+    suspects = frozenset(i for i, piece in enumerate(pair.pieces) if ends & set(piece))
+    if not stop or not suspects:
+        return None
+    reach = max(map(len, stop)) + 4
+
+    def is_at_stop(token_ids: Sequence[int]) -> bool:
+        if token_ids[-1] not in suspects:
+            return False
+        tail = pair.tokenizer.decode(list(token_ids[-reach:]), clean_up_tokenization_spaces=False)
+        return any(mark in tail for mark in stop)
+
+    return is_at_stop
+
+
+@dataclass
+class ShardRun:
+    """One attempt at one shard."""
+
+    database: Database
+    settings: Settings
+    hold: Hold
+    spec: GenerateSpec
+    pair: LoadedPair
+    by: MadeBy
+    _rows: dict[int, Row] = field(default_factory=dict, init=False)
+    _batch: list[Made | Failed] = field(default_factory=list, init=False)
+    _flushed: float = field(default_factory=time.monotonic, init=False)
+
+    def run(self) -> None:
+        """Make what is missing and end the shard. Raises LeaseLost, Stopped, DecodingError."""
+        with self.database.transaction() as session:
+            ordinals = shards.missing(session, self.hold.lease)
+        composer = Composer(self.spec, self.pair)
+        decoder = composer.decoder(self.settings.slots, trace=self.spec.trace)
+        for completion in decoder.run(self._requests(composer, ordinals)):
+            self._keep(completion, composer)
+        self._flush()
+
+    def _requests(self, composer: Composer, ordinals: Sequence[int]) -> Iterator[Request]:
+        """Pulled by the decoder as slots start, so that the newest verdicts already count."""
+        chosen, left = Chosen(), 0
+        for index, ordinal in enumerate(ordinals):
+            self.hold.check()
+            seed = row_seed(self.spec.seed, ordinal)
+            audit = is_audit(self.spec.audit, ordinal)
+            if not audit and left == 0:
+                chosen, left = self._choose(seed), self.spec.negatives.group
+            left -= 0 if audit else 1
+            row = composer.row(ordinal, seed, Chosen() if audit else chosen, audit=audit)
+            self._rows[index] = row
+            yield row.request
+
+    def _choose(self, seed: int) -> Chosen:
+        if self.spec.guidance.eta == 0 or self.spec.negatives.count == 0:
+            return Chosen()
+        rng = random.Random(seed)
+        with self.database.transaction() as session:
+            return negatives.choose(session, self.by.dataset_id, self.spec.negatives, rng)
+
+    def _keep(self, completion: Completion, composer: Composer) -> None:
+        row = self._rows.pop(completion.index)
+        self._batch.append(_finished(row, completion, composer))
+        waited = time.monotonic() - self._flushed
+        if len(self._batch) >= self.settings.commit_batch or waited > FLUSH_SECONDS:
+            self._flush()
+        self.hold.check()
+
+    def _flush(self) -> None:
+        """Store the batch under the lease; nothing is stored when the lease is lost."""
+        with self.database.transaction() as session:
+            self.hold.renew(session)
+            samples.store(session, self.by, self._batch, self.spec.review)
+        self._batch.clear()
+        self._flushed = time.monotonic()
+
+
+def _finished(row: Row, completion: Completion, composer: Composer) -> Made | Failed:
+    if completion.error is not None:
+        logger.warning("row.failed", ordinal=row.ordinal, error=completion.error.detail)
+        return Failed(row.ordinal, _reason(completion.error))
+    return Made(
+        ordinal=row.ordinal,
+        seed=row.seed,
+        text=composer.text(completion.token_ids).replace("\x00", "\ufffd"),
+        token_ids=completion.token_ids,
+        finish_reason=completion.finish_reason,
+        audit=row.audit,
+        negatives=_ids(row.negatives),
+        center=_ids(row.center),
+        trace=completion.trace.to_bytes() if completion.trace else None,
+    )
+
+
+def _ids(documents: Sequence[Document]) -> tuple[uuid.UUID, ...]:
+    return tuple(document.id for document in documents)
+
+
+def _reason(error: FactoryError) -> str:
+    return f"{error.title}: {error.detail}"

@@ -1,0 +1,203 @@
+"""Answers what a person waits for: replay, explanation and preview."""
+
+import random
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from factory import datasets, log, models, negatives, requests, samples
+from factory.db import Database
+from factory.errors import FactoryError
+from factory.negatives import Chosen
+from factory.spec import GenerateSpec, row_seed
+from factory.tables import Job, ModelPair, Request, Sample
+from workers.decoding import Completion, Trace
+from workers.generate import Composer, Row
+from workers.pairs import LoadedPair, PairCache
+
+STREAMS = ("expert", "base", "negative", "center")
+
+logger = log.get(__name__)
+
+
+@dataclass(frozen=True)
+class Past:
+    """A sample as it was made: what a replay needs."""
+
+    sample: Sample
+    spec: GenerateSpec
+    model: ModelPair
+    chosen: Chosen
+
+
+@dataclass
+class Desk:
+    """Serves interactive requests with this worker's models."""
+
+    database: Database
+    pairs: PairCache
+
+    def serve_all(self) -> None:
+        """Answer every waiting request, oldest first."""
+        with self.database.transaction() as session:
+            waiting = requests.pending(session)
+        for request_id in waiting:
+            self.serve(request_id)
+
+    def serve(self, request_id: uuid.UUID) -> None:
+        """Answer one request, or say why it cannot be answered."""
+        with self.database.transaction() as session:
+            request = requests.take(session, request_id)
+            if request is None:
+                return
+            try:
+                with session.begin_nested():
+                    result = self._answer(session, request)
+            except FactoryError as error:
+                requests.refuse(session, request, error)
+            except Exception as error:
+                logger.exception("request.failed", request=str(request_id))
+                requests.refuse(session, request, FactoryError(f"The worker failed: {error}"))
+            else:
+                requests.answer(session, request, result)
+
+    def _answer(self, session: Session, request: Request) -> dict[str, Any]:
+        if request.kind == "preview":
+            return self._preview(session, request.payload["spec"])
+        past = _past(session, uuid.UUID(request.payload["sample"]))
+        answer = self._replay if request.kind == "replay" else self._explain
+        return answer(session, past)
+
+    def _replay(self, session: Session, past: Past) -> dict[str, Any]:
+        """Make a sample again from what was recorded, and compare the tokens."""
+        pair = self._load(session, past.model)
+        completion, composer = _again(pair, past)
+        expected = tuple(past.sample.token_ids or ())
+        return {
+            "identical": completion.token_ids == expected,
+            "text": composer.text(completion.token_ids),
+            "expected": past.sample.text,
+            "first_difference": _first_difference(pair, expected, completion.token_ids),
+        }
+
+    def _explain(self, session: Session, past: Past) -> dict[str, Any]:
+        """What moved each token: from the stored trace, or from a replay when there is none."""
+        pair = self._load(session, past.model)
+        if past.sample.trace is not None:
+            trace = Trace.from_bytes(past.sample.trace)
+        else:
+            completion, _ = _again(pair, past)
+            if completion.trace is None:
+                raise FactoryError("The sample could not be made again.")
+            trace = completion.trace
+        return {"sample": str(past.sample.id), "tokens": _explained(pair, trace)}
+
+    def _preview(self, session: Session, payload: dict[str, Any]) -> dict[str, Any]:
+        """A few samples with and without guidance, from the same seeds. Nothing is stored."""
+        spec = GenerateSpec.model_validate(payload)
+        dataset = datasets.get(session, spec.dataset)
+        pair = self._load(session, models.get(session, spec.model))
+        spec = spec.model_copy(update={"prompt": spec.prompt or dataset.prompt})
+        off = {"gamma": 0.0, "eta": 0.0}
+        plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
+        return {
+            "guided": self._few(session, pair, spec, dataset.id),
+            "unguided": self._few(session, pair, plain, dataset.id),
+        }
+
+    def _few(
+        self, session: Session, pair: LoadedPair, spec: GenerateSpec, dataset_id: uuid.UUID
+    ) -> list[dict[str, Any]]:
+        composer = Composer(spec, pair)
+        rows = [
+            composer.row(ordinal, seed, self._chosen(session, spec, dataset_id, seed), audit=False)
+            for ordinal in range(spec.count)
+            for seed in [row_seed(spec.seed, ordinal)]
+        ]
+        decoder = composer.decoder(len(rows), trace=False)
+        made = {c.index: c for c in decoder.run(row.request for row in rows)}
+        return [_previewed(row, made[index], composer) for index, row in enumerate(rows)]
+
+    def _chosen(
+        self, session: Session, spec: GenerateSpec, dataset_id: uuid.UUID, seed: int
+    ) -> Chosen:
+        if spec.guidance.eta == 0:
+            return Chosen()
+        rng = random.Random(seed)
+        return negatives.choose(session, dataset_id, spec.negatives, rng)
+
+    def _load(self, session: Session, model: ModelPair) -> LoadedPair:
+        pair = self.pairs.load(model)
+        models.record_digests(session, model.id, pair.digests)
+        return pair
+
+
+def _past(session: Session, sample_id: uuid.UUID) -> Past:
+    sample = samples.get_synthetic(session, sample_id)
+    job = session.get_one(Job, sample.job_id)
+    links = samples.negatives_of(session, sample_id)
+    negative, center = (
+        negatives.recorded(session, [link.negative_id for link, _ in links if link.role == role])
+        for role in ("negative", "center")
+    )
+    return Past(
+        sample,
+        GenerateSpec.model_validate(job.spec),
+        session.get_one(ModelPair, job.model_id),
+        Chosen(negative, center),
+    )
+
+
+def _again(pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
+    composer = Composer(past.spec, pair)
+    sample = past.sample
+    row = composer.row(sample.ordinal or 0, sample.seed or 0, past.chosen, audit=sample.audit)
+    return next(composer.decoder(1, trace=True).run([row.request])), composer
+
+
+def _first_difference(
+    pair: LoadedPair, expected: tuple[int, ...], made: tuple[int, ...]
+) -> dict[str, Any] | None:
+    """Where both part, with the pieces of text there; None when they are the same."""
+    if expected == made:
+        return None
+    together = zip(expected, made, strict=False)
+    shorter = min(len(expected), len(made))
+    at = next((i for i, (old, new) in enumerate(together) if old != new), shorter)
+    return {
+        "position": at,
+        "expected": pair.pieces[expected[at]] if at < len(expected) else None,
+        "made": pair.pieces[made[at]] if at < len(made) else None,
+    }
+
+
+def _explained(pair: LoadedPair, trace: Trace) -> list[dict[str, Any]]:
+    return [
+        {
+            "token": pair.pieces[trace.tokens[i]],
+            "token_id": int(trace.tokens[i]),
+            **{name: _at(getattr(trace, name), i) for name in STREAMS},
+            "score": float(trace.scores[i]),
+            "unguided": pair.pieces[trace.unguided[i]],
+            "survivors": int(trace.survivors[i]),
+        }
+        for i in range(len(trace.tokens))
+    ]
+
+
+def _at(values: Any, position: int) -> float | None:
+    return None if values is None else float(values[position])
+
+
+def _previewed(row: Row, completion: Completion, composer: Composer) -> dict[str, Any]:
+    return {
+        "ordinal": row.ordinal,
+        "seed": row.seed,
+        "text": composer.text(completion.token_ids),
+        "tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "negatives": [str(document.id) for document in row.negatives],
+        "center": [str(document.id) for document in row.center],
+    }

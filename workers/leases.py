@@ -1,0 +1,72 @@
+"""A worker's hold on a shard: renewed by a thread of its own, given up when it must be."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.orm import Session
+
+from factory import log, shards
+from factory.db import Database
+from factory.errors import FactoryError, LeaseLost, Stopped, Unavailable
+from factory.settings import Settings
+from factory.shards import Lease
+
+logger = log.get(__name__)
+
+
+class Hold:
+    """Keeps a lease alive while its block runs, on a database connection of its own.
+
+    `check` raises what ended it: LeaseLost, or Stopped when the job was paused or cancelled or
+    this worker is shutting down.
+    """
+
+    def __init__(self, settings: Settings, lease: Lease, shutdown: threading.Event) -> None:
+        self.lease = lease
+        self._settings = settings
+        self._shutdown = shutdown
+        self._released = threading.Event()
+        self._ended: FactoryError | None = None
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._released.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise if the work must stop."""
+        if self._ended is not None:
+            raise self._ended
+        if self._shutdown.is_set():
+            raise Stopped("This worker is shutting down.")
+
+    def renew(self, session: Session) -> None:
+        """Prolong the lease in this transaction, and hold the shard for its length. Raises
+        LeaseLost, which undoes the transaction; notes when the job was stopped."""
+        state = shards.renew(session, self.lease, self._settings.lease_seconds)
+        if state not in ("pending", "running"):
+            self._ended = Stopped(f"The job was {state}.")
+
+    def _beat(self) -> None:
+        database = Database(self._settings.database_url, pool_size=1)
+        while not self._released.wait(self._settings.heartbeat_seconds) and not self._ended:
+            try:
+                with database.transaction() as session:
+                    self.renew(session)
+            except LeaseLost as error:
+                self._ended = error
+            except Unavailable as error:
+                logger.warning(
+                    "lease.not_renewed", shard=str(self.lease.shard_id), error=str(error)
+                )
+        database.close()

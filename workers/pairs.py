@@ -1,0 +1,145 @@
+"""Model pairs in memory: loaded once, their files digested, the last one used kept."""
+
+import hashlib
+import platform
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from factory import __version__, log
+from factory.errors import ModelError
+from factory.models import Digests
+from factory.settings import Settings
+from factory.tables import ModelPair as PairRow
+from workers.decoding import ModelPair
+
+LIBRARIES = ("torch", "transformers", "peft", "safetensors", "numpy")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+logger = log.get(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPair:
+    """A pair that is ready to decode, with its tokenizer."""
+
+    name: str
+    models: ModelPair
+    tokenizer: PreTrainedTokenizerBase
+    digests: Digests
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The text of each token by itself, by id."""
+        ids = [[i] for i in range(self.models.vocab_size)]
+        return list(self.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False))
+
+    def environment(self, slots: int) -> dict[str, Any]:
+        """What samples of this pair are made on; part of their provenance."""
+        return {
+            "slots": slots,
+            "device": _device_name(self.models.device),
+            "dtype": str(self.models.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "software": _software(),
+        }
+
+
+@dataclass
+class PairCache:
+    """Loads pairs where the settings say, and keeps the last one."""
+
+    settings: Settings
+    _last: LoadedPair | None = field(default=None, init=False)
+
+    def load(self, row: PairRow) -> LoadedPair:
+        """The pair of this row, ready to decode. Raises ModelError saying what and where."""
+        if self._last is None or self._last.name != row.name:
+            self._last = None  # its memory is free before the next pair takes some
+            self._last = self._load(row)
+        return self._last
+
+    def _load(self, row: PairRow) -> LoadedPair:
+        base, expert = (_folder(ref, row.revision) for ref in (row.base, row.expert))
+        device = _device(self.settings.device)
+        models = ModelPair.load(str(base), str(expert), device, _dtype(self.settings, device))
+        logger.info("pair.loaded", pair=row.name, device=device, kind=models.kind)
+        digests = Digests(_weights_digest(base), _weights_digest(expert), _tokenizer_digest(base))
+        return LoadedPair(row.name, models, _tokenizer(base), digests)
+
+
+def _folder(ref: str, revision: str | None) -> Path:
+    """A local folder; a hub id is fetched at its pinned commit, safetensors only."""
+    if Path(ref).is_absolute():
+        return Path(ref)
+    patterns = ["*.safetensors", "*.json", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(ref, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        raise ModelError(f"'{ref}' at {revision} cannot be fetched: {error}") from error
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        raise ModelError(f"The tokenizer in {folder} cannot be loaded: {error}") from error
+    return loaded
+
+
+def _device(wanted: str) -> str:
+    """Where models run: the first GPU if there is one, else the CPU, and says which."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda:0"
+    logger.warning("gpu.none", detail="No GPU is visible: models run on the CPU.")
+    return "cpu"
+
+
+def _dtype(settings: Settings, device: str) -> str:
+    if settings.dtype != "auto":
+        return settings.dtype
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def _weights_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a model's weights and configuration."""
+    names = ("config.json", "adapter_config.json")
+    files = [*folder.glob("*.safetensors"), *(folder / n for n in names if (folder / n).is_file())]
+    return _digest(files)
+
+
+def _tokenizer_digest(folder: Path) -> str:
+    return _digest([folder / name for name in TOKENIZER_FILES if (folder / name).is_file()])
+
+
+def _digest(files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for file in sorted(files, key=lambda path: path.name):
+        with file.open("rb") as content:
+            part = hashlib.file_digest(content, "sha256").hexdigest()
+        total.update(f"{file.name} {part}\n".encode())
+    return total.hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return f"{device} {platform.machine()}"
+
+
+def _software() -> dict[str, str]:
+    return {
+        "factory": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
