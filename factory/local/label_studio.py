@@ -96,7 +96,13 @@ def is_healthy(url: str) -> bool:
 
 
 def token_is_valid(url: str, token: str) -> bool:
-    """Whether Label Studio takes this legacy token. Raises httpx.HTTPError when it is away."""
+    """Whether Label Studio takes this token. Raises httpx.HTTPError when it is away.
+
+    A legacy token is a plain key; a personal access token is a JWT that buys short-lived ones.
+    """
+    if token.count(".") == 2:
+        body = {"refresh": token}
+        return httpx.post(f"{url}/api/token/refresh", json=body, timeout=10).is_success
     headers = {"Authorization": f"Token {token}"}
     return httpx.get(f"{url}/api/current-user/whoami", headers=headers, timeout=10).is_success
 

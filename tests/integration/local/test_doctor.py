@@ -1,0 +1,115 @@
+"""The doctor finds what is wrong and says how to mend it."""
+
+import os
+import time
+
+import pytest
+
+from factory.local import doctor
+from factory.local import home as homes
+from factory.local.doctor import Check
+from factory.local.supervisor import Supervisor
+from factory.settings import Settings
+
+
+@pytest.fixture
+def home(tmp_path):
+    return homes.open_home(tmp_path / "home")
+
+
+def look(home, **settings) -> dict[str, Check]:
+    found = doctor.checks(Settings(home=home.root, **settings))
+    return {check.name: check for check in found}
+
+
+def test_a_stack_that_does_not_run_is_said_so(home):
+    found = look(home)["Local stack"]
+    assert not found.ok
+    assert "make up" in found.mend
+
+
+def test_good_services_are_well_and_then_no_local_stack_is_missed(home, postgres_url, redis_url):
+    found = look(home, database_url=postgres_url, broker_url=redis_url)
+    assert found["Database"].ok
+    assert "pgvector 0.8" in found["Database"].detail
+    assert found["Migrations"].ok
+    assert found["Broker"].ok
+    assert "Local stack" not in found
+
+
+def test_the_addresses_of_the_running_stack_are_used(home, postgres_url):
+    homes.write_json(home.stack, {"addresses": {"database_url": postgres_url}})
+    assert look(home)["Database"].ok
+
+
+def test_a_database_without_tables_wants_migrating(home, empty_postgres_url):
+    found = look(home, database_url=empty_postgres_url)["Migrations"]
+    assert (found.ok, found.mend) == (False, "Run `factory migrate`.")
+
+
+def test_a_database_without_pgvector_is_found(home, empty_postgres_url, postgres_server):
+    name = empty_postgres_url.rsplit("/", 1)[1]
+    with postgres_server.connect_as_admin(name) as connection:
+        connection.execute("DROP EXTENSION vector")
+    found = look(home, database_url=empty_postgres_url)["Database"]
+    assert not found.ok
+    assert "pgvector is not installed" in found.detail
+
+
+def test_services_that_are_away_are_named_without_their_passwords(home):
+    port = homes.free_port()
+    away = {
+        "database_url": f"postgresql+psycopg://me:open-sesame@127.0.0.1:{port}/x",
+        "broker_url": f"redis://:open-sesame@127.0.0.1:{port}/0",
+        "label_studio_url": f"http://127.0.0.1:{port}",
+    }
+    found = look(home, **away)
+    for name in ("Database", "Migrations", "Broker", "Label Studio"):
+        assert not found[name].ok
+        assert found[name].mend
+    assert "open-sesame" not in repr(found)
+
+
+def test_a_child_that_died_is_reported_with_its_last_words(home):
+    death = {"at": "2026-01-02T03:04:05+00:00", "how": "killed by SIGKILL after 3 s"}
+    gone = {"pid": os.getpid(), "created": time.time() - 9e6, "restarts": 2, "last_death": death}
+    homes.write_json(home.stack, {"supervisor": gone, "children": {"gpu-worker": gone}})
+    checked = look(home)
+    assert not checked["Supervisor"].ok
+    found = checked["Process gpu-worker"]
+    assert not found.ok
+    assert "restarted 2 times" in found.detail
+    assert "SIGKILL" in found.detail
+    assert str(home.logs / "gpu-worker.log") in found.mend
+
+
+def test_a_running_supervisor_is_well(home):
+    children = Supervisor(home, lambda _: None)
+    children.publish({})
+    try:
+        assert look(home)["Supervisor"].ok
+    finally:
+        children.stop([])
+
+
+def test_a_taken_port_is_found(home, postgres_server):
+    found = look(home, port=postgres_server.port)["Web port"]
+    assert not found.ok
+    assert "FACTORY_PORT" in found.mend
+
+
+def test_secrets_that_others_can_read_are_found(home):
+    homes.load_secrets(home)
+    assert look(home)["Secrets"].ok
+    home.secrets.chmod(0o644)
+    assert "chmod 600" in look(home)["Secrets"].mend
+
+
+def test_a_missing_model_folder_is_found(home):
+    found = look(home, model_roots="/no/such/folder")["Model folder /no/such/folder"]
+    assert not found.ok
+
+
+def test_a_broken_state_file_hides_no_other_check(home):
+    home.stack.write_text("{")
+    assert {"Local stack", "GPU"} <= look(home).keys()
