@@ -1,0 +1,84 @@
+# Two commands: `make demo` shows the whole loop, `make test` runs every test.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := deploy/constraints.txt
+REVIEW := .venv-label-studio/.installed
+RUN := .venv/.installed-run
+DEV := .venv/.installed-dev
+# Everything an install says goes to stderr, so that stdout ends with a command's own result.
+SAYS := 1>&2
+
+.PHONY: help demo up test test-gpu lint format bench clean install install-dev chromium
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo:  ## Install all, run the whole loop once on this machine, print its report
+	@start=$$SECONDS; $(MAKE) -j2 install; export FACTORY_INSTALL_SECONDS=$$((SECONDS - start)); \
+	exec $(BIN)/factory demo
+
+up: ; @$(MAKE) -j2 install && exec $(BIN)/factory up  ## Start the factory and keep it up
+
+test:  ## Install what the tests need and run them all
+	@$(MAKE) -j2 install-dev && exec $(BIN)/python -m pytest
+
+test-gpu: $(DEV)  ## The tests that need a GPU
+	@exec $(BIN)/python -m pytest tests/gpu
+
+lint: $(DEV)  ## Linters, types and layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+format: $(DEV)  ## Put the code in shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(DEV)  ## Benchmarks of this machine
+	@exec $(BIN)/python -m pytest tests/benchmarks
+
+clean:  ## Remove the virtual environments; data in .factory stays
+	@rm -rf .venv .venv-label-studio
+
+install: $(RUN) $(REVIEW)
+
+install-dev: $(DEV) $(REVIEW) chromium
+
+.venv/bin/python:
+	@echo "[factory] making .venv (the first install takes a few minutes)" $(SAYS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	@$(PYTHON) -m venv .venv
+
+# torch first and by pip: resolved together with the rest it would bring other builds along.
+.venv/.torch: $(CONSTRAINTS) | .venv/bin/python
+	@$(PIP) install -c $(CONSTRAINTS) torch 2>&1 | sed -u 's/^/[factory] /' $(SAYS)
+	@touch $@
+
+$(RUN): pyproject.toml $(CONSTRAINTS) .venv/.torch
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[gpu,local]' 2>&1 | sed -u 's/^/[factory] /' $(SAYS)
+	@touch $@
+
+$(DEV): $(RUN)
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[dev]' 2>&1 | sed -u 's/^/[factory] /' $(SAYS)
+	@touch $@
+
+$(REVIEW): deploy/label-studio-constraints.txt
+	@$(PYTHON) -m venv .venv-label-studio
+	@.venv-label-studio/bin/python -m pip --disable-pip-version-check install \
+		-c deploy/label-studio-constraints.txt label-studio 2>&1 \
+		| sed -u 's/^/[label studio] /' $(SAYS)
+	@touch $@
+
+chromium:
+	@command -v chromium >/dev/null || { \
+		echo "[factory] installing Chromium for the browser tests" $(SAYS); \
+		sudo=$$( [ "$$(id -u)" = 0 ] || echo sudo ); \
+		$$sudo apt-get update -qq $(SAYS) && $$sudo apt-get install -y -qq chromium $(SAYS); }
