@@ -1,18 +1,18 @@
 """Datasets, and the import of their real samples."""
 
 import hashlib
-import json
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from factory import outbox
+from factory import outbox, strict_json
 from factory.errors import Conflict, NotFound
 from factory.ids import new_id
 from factory.tables import Dataset, Sample
@@ -29,6 +29,13 @@ class RealSample(BaseModel):
     text: str = Field(min_length=1, max_length=MAX_TEXT)
     label: str | None = Field(None, max_length=200)
     meta: dict[str, Any] = {}
+
+    @field_validator("text")
+    @classmethod
+    def _not_blank(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("is blank")
+        return text
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,14 @@ def get(session: Session, name: str) -> Dataset:
     return dataset
 
 
-def list_all(session: Session) -> Sequence[Dataset]:
-    """Every dataset, newest first."""
-    return session.scalars(select(Dataset).order_by(Dataset.id.desc())).all()
+def list_page(
+    session: Session, *, before: uuid.UUID | None = None, limit: int = 50
+) -> Sequence[Dataset]:
+    """Datasets, newest first, at most `limit`, older than the dataset `before`."""
+    statement = select(Dataset).order_by(Dataset.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(Dataset.id < before)
+    return session.scalars(statement).all()
 
 
 def counts(session: Session, dataset: Dataset) -> dict[str, dict[str, int]]:
@@ -114,20 +126,13 @@ def _parse(lines: Iterable[bytes], result: Imported) -> Iterator[RealSample]:
         if not line.strip():
             continue
         try:
-            sample = RealSample.model_validate(json.loads(line))
-            _check_text(sample)
-            yield sample
+            yield RealSample.model_validate(strict_json.loads(line))
         except ValidationError as error:
             result.rejected.append(LineError(number, _reason(error)))
-        except (ValueError, RecursionError) as error:
-            result.rejected.append(LineError(number, f"not a JSON object in UTF-8: {error}"))
-
-
-def _check_text(sample: RealSample) -> None:
-    if not sample.text.strip():
-        raise ValueError("text: is empty")
-    if "\x00" in sample.model_dump_json() or "\\u0000" in sample.model_dump_json():
-        raise ValueError("text: holds a NUL character, which Postgres cannot store")
+        except strict_json.NotStorable as error:
+            result.rejected.append(LineError(number, str(error)))
+        except strict_json.NotJson as error:
+            result.rejected.append(LineError(number, f"not JSON in UTF-8: {error}"))
 
 
 def _reason(error: ValidationError) -> str:

@@ -2,7 +2,9 @@
 
     FactoryError                    what we raise on purpose
     ├── Invalid                     input is wrong; the sender can mend it
-    │   └── TooLarge                more than a limit allows
+    │   ├── TooLarge                more than a limit allows
+    │   ├── Malformed               cannot be read at all
+    │   └── UnsupportedType         is of another media type
     ├── Unauthorized                no token, or not a live one
     ├── Forbidden                   not allowed in this way
     ├── NotFound                    no such thing
@@ -58,6 +60,20 @@ class TooLarge(Invalid):
 
     status = 413
     title = "The input is too large"
+
+
+class Malformed(Invalid):
+    """The input cannot be read at all."""
+
+    status = 400
+    title = "The input cannot be read"
+
+
+class UnsupportedType(Invalid):
+    """The input is of a media type that is not taken here."""
+
+    status = 415
+    title = "The media type is not supported"
 
 
 class Unauthorized(FactoryError):

@@ -53,17 +53,31 @@ def submit(
     `request` is the body as it was sent, which a repeated key must come with again; raises
     Conflict when it does not.
     """
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
     job = _new_job(spec, dataset, model)
-    row = {**job, "idempotency_key": idempotency_key, "request_sha256": digest}
+    row = {**job, "idempotency_key": idempotency_key, "request_sha256": _digest(request)}
     statement = insert(Job).values(row).on_conflict_do_nothing(index_elements=["idempotency_key"])
     if session.scalar(statement.returning(Job.id)) is None:
-        return _earlier(session, idempotency_key, digest), False
+        earlier = select(Job).where(Job.idempotency_key == idempotency_key)
+        return _for_same(request, session.scalars(earlier).one()), False
     shards = _new_shards(job["id"], job["count"], _shard_size(spec))
     session.add_all(shards)
     session.flush()
     outbox.owe(session, outbox.RUN_SHARD, *(shard.id for shard in shards))
     return session.get_one(Job, job["id"]), True
+
+
+def submitted(session: Session, request: Any, idempotency_key: str) -> Job | None:
+    """The job that this key was used for. Raises Conflict when that was for another body."""
+    job = session.scalar(select(Job).where(Job.idempotency_key == idempotency_key))
+    return None if job is None else _for_same(request, job)
+
+
+def is_training(session: Session, model: str) -> bool:
+    """Whether a live job is making a model pair of this name."""
+    statement = select(Job.id).where(
+        Job.kind == "train", Job.state.in_(LIVE), Job.spec["model"].astext == model
+    )
+    return session.scalar(statement.limit(1)) is not None
 
 
 def get(session: Session, job_id: uuid.UUID, *, lock: bool = False) -> Job:
@@ -196,14 +210,17 @@ def _shard_size(spec: GenerateSpec | TrainSpec) -> int:
     return spec.shard_size if isinstance(spec, GenerateSpec) else spec.steps
 
 
-def _earlier(session: Session, idempotency_key: str | None, digest: str) -> Job:
-    job = session.scalars(select(Job).where(Job.idempotency_key == idempotency_key)).one()
-    if job.request_sha256 != digest:
+def _for_same(request: Any, job: Job) -> Job:
+    if job.request_sha256 != _digest(request):
         raise Conflict(
-            f"Idempotency-Key '{idempotency_key}' was used for another body (job {job.id}). "
+            f"Idempotency-Key '{job.idempotency_key}' was used for another body (job {job.id}). "
             "Use a new key for a new job."
         )
     return job
+
+
+def _digest(request: Any) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def _live(session: Session, job_id: uuid.UUID, wanted: str) -> Job:

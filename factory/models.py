@@ -54,6 +54,13 @@ def add(
     return pair
 
 
+def check_base(settings: Settings, base: str) -> None:
+    """Raise Invalid unless a base can be loaded from this folder."""
+    errors = _problems(settings, "base", base, None)
+    if errors:
+        raise Invalid("The base cannot be used.", errors)
+
+
 def get(session: Session, name: str) -> ModelPair:
     """The pair of this name. Raises NotFound."""
     pair = session.scalar(select(ModelPair).where(ModelPair.name == name))
@@ -62,9 +69,14 @@ def get(session: Session, name: str) -> ModelPair:
     return pair
 
 
-def list_all(session: Session) -> Sequence[ModelPair]:
-    """Every pair, newest first."""
-    return session.scalars(select(ModelPair).order_by(ModelPair.id.desc())).all()
+def list_page(
+    session: Session, *, before: uuid.UUID | None = None, limit: int = 50
+) -> Sequence[ModelPair]:
+    """Pairs, newest first, at most `limit`, older than the pair `before`."""
+    statement = select(ModelPair).order_by(ModelPair.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(ModelPair.id < before)
+    return session.scalars(statement).all()
 
 
 def record_digests(session: Session, pair_id: uuid.UUID, digests: Digests) -> None:

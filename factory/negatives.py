@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, select, text, union_all
+from sqlalchemy import Select, func, select, text, union_all
 from sqlalchemy.orm import Session, aliased
 
 from factory.spec import NegativesSpec, Source
-from factory.tables import Sample
+from factory.tables import Sample, SampleNegative
 
 WINDOW = 1000  # the newest samples of a source: older evidence is not drawn from
 
@@ -57,6 +57,29 @@ def choose(
     rejected = [pick.id for pick in negatives if pick.source == "rejected"]
     center = _center(session, dataset_id, rejected, negatives) if spec.center else []
     return Chosen(tuple(negatives), tuple(center))
+
+
+def pools(session: Session, dataset_id: uuid.UUID) -> dict[str, int]:
+    """How many samples each source can be drawn from, at most WINDOW."""
+    return {source: len(_pool(session, dataset_id, source)) for source in STATES}
+
+
+def list_page(
+    session: Session, dataset_id: uuid.UUID, *, before: uuid.UUID | None = None, limit: int = 50
+) -> Sequence[tuple[Sample, int]]:
+    """Rejected samples, newest first, and how many samples were steered away from each."""
+    used = (
+        select(func.count())
+        .where(SampleNegative.negative_id == Sample.id, SampleNegative.role == "negative")
+        .scalar_subquery()
+    )
+    statement = select(Sample, used).where(
+        Sample.dataset_id == dataset_id, Sample.origin == "synthetic", Sample.state == "rejected"
+    )
+    if before is not None:
+        statement = statement.where(Sample.id < before)
+    rows = session.execute(statement.order_by(Sample.id.desc()).limit(limit))
+    return [(sample, count) for sample, count in rows]
 
 
 def recorded(session: Session, ids: Sequence[uuid.UUID]) -> tuple[Document, ...]:

@@ -240,6 +240,31 @@ def stats(session: Session, dataset_id: uuid.UUID) -> dict[str, Any]:
     }
 
 
+def outcomes(session: Session, dataset_id: uuid.UUID) -> dict[str, dict[str, Any]]:
+    """What became of generated samples: those made with feedback (`guided`) and without it
+    (`audit`). `reject_rate` is the share of rejected ones among those with a verdict."""
+    statement = (
+        select(Sample.audit, Sample.state, func.count())
+        .where(Sample.dataset_id == dataset_id, Sample.origin == "synthetic")
+        .group_by(Sample.audit, Sample.state)
+    )
+    counted: dict[bool, dict[str, int]] = {False: {}, True: {}}
+    for audit, state, number in session.execute(statement):
+        counted[audit][state] = number
+    return {"guided": _outcome(counted[False]), "audit": _outcome(counted[True])}
+
+
+def _outcome(states: Mapping[str, int]) -> dict[str, Any]:
+    decided = sum(states.get(state, 0) for state in STATE_OF.values())
+    rejected = states.get("rejected", 0)
+    return {
+        "made": sum(states.values()),
+        "decided": decided,
+        "rejected": rejected,
+        "reject_rate": rejected / decided if decided else None,
+    }
+
+
 def _settle_correction(session: Session, sample: Sample, rewrite: str | None) -> None:
     """Keep exactly the correction that the deciding review asks for; texts never change, so
     an earlier one is withdrawn (filtered) and another rewrite is another sample."""

@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from factory import guidance as g
 
@@ -19,6 +19,7 @@ Name = Annotated[
         description="Lower-case letters, digits, '.', '_' and '-'",
     ),
 ]
+StopString = Annotated[str, Field(min_length=1, max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Source = Literal["real", "synthetic", "rejected"]
 
@@ -31,6 +32,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "negatives": {"count": 5, "sources": {"real": 1, "synthetic": 1}, "center": False},
     },
 }
+
+
+def _as_tuple(value: object) -> object:
+    """JSON has lists only; strict validation takes no list for a tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class _Spec(BaseModel):
@@ -76,7 +82,7 @@ class SamplingSpec(_Spec):
     top_p: float = Field(1.0, gt=0, le=1)
     min_p: Share = 0.0
     max_new_tokens: int = Field(80, ge=g.NEW_TOKENS_BOUNDS[0], le=g.NEW_TOKENS_BOUNDS[1])
-    stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+    stop: Annotated[tuple[StopString, ...], BeforeValidator(_as_tuple)] = Field(
         ("\n",), max_length=8, description="A text ends before the first of these"
     )
 
@@ -135,7 +141,7 @@ class GenerateSpec(_Spec):
             return data
         preset = data.get("preset", "default")
         defaults = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-        return {**data, **{k: _merged(v, data.get(k)) for k, v in defaults.items()}}
+        return {**data, **{k: _merged(v, data[k]) if k in data else v for k, v in defaults.items()}}
 
 
 class TrainSpec(_Spec):
@@ -161,9 +167,7 @@ job_spec: TypeAdapter[GenerateSpec | TrainSpec] = TypeAdapter(JobSpec)
 
 
 def _merged(defaults: dict[str, Any], given: Any) -> Any:
-    return (
-        {**defaults, **given} if isinstance(given, dict) else defaults if given is None else given
-    )
+    return {**defaults, **given} if isinstance(given, dict) else given
 
 
 def row_seed(job_seed: int, ordinal: int) -> int:

@@ -62,9 +62,14 @@ def touch(session: Session, token_id: uuid.UUID) -> None:
     )
 
 
-def list_all(session: Session) -> Sequence[ApiToken]:
-    """Every token, newest first, revoked ones too."""
-    return session.scalars(select(ApiToken).order_by(ApiToken.id.desc())).all()
+def list_page(
+    session: Session, *, before: uuid.UUID | None = None, limit: int = 50
+) -> Sequence[ApiToken]:
+    """Tokens, newest first, revoked ones too, at most `limit`, older than the token `before`."""
+    statement = select(ApiToken).order_by(ApiToken.id.desc()).limit(limit)
+    if before is not None:
+        statement = statement.where(ApiToken.id < before)
+    return session.scalars(statement).all()
 
 
 def revoke(session: Session, token_id: uuid.UUID) -> ApiToken:
