@@ -46,21 +46,20 @@ class Composer:
     def __post_init__(self) -> None:
         self._layout = Layout(self.pair.tokenizer, self.spec.prompt or "")
         self._budget = self.pair.models.max_positions - self.spec.sampling.max_new_tokens
-        self._alone = self._layout.context((), self._budget)
 
     def row(self, ordinal: int, seed: int, chosen: Chosen, *, audit: bool) -> Row:
         """A row whose contexts hold as many whole documents as fit."""
         away, center = (self._context(part) for part in (chosen.negatives, chosen.center))
         request = Request(
-            prompt_ids=self._alone.ids,
+            prompt_ids=self._layout.prompt_ids(),
             seed=seed,
             negative_ids=away.ids if away else (),
             negative_spans=away.spans if away else (),
             center_ids=center.ids if center else (),
             center_spans=center.spans if center else (),
         )
-        kept = chosen.negatives[: len(away.spans)] if away else ()
-        middle = chosen.center[: len(center.spans)] if center else ()
+        kept = tuple(chosen.negatives[i] for i in away.kept) if away else ()
+        middle = tuple(chosen.center[i] for i in center.kept) if center else ()
         return Row(ordinal, seed, audit, request, kept, middle)
 
     def text(self, token_ids: Sequence[int]) -> str:

@@ -7,7 +7,7 @@ front of the prompt is something it has learned to read.
     bos │ prompt x₁ eos │ prompt x₂ eos │ … │ prompt
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +20,7 @@ _PROBE = "a"
 
 @dataclass(frozen=True)
 class Context:
-    """A context with documents in front of the prompt. Empty when no document fits.
+    """A context with documents in front of the prompt.
 
     ids    bos, the documents, the prompt
     spans  the documents' lengths, in order; the first one's holds bos; the rest is the prompt
@@ -78,7 +78,8 @@ class Layout:
     def context(self, texts: Sequence[str], budget: int) -> Context:
         """The documents of `texts` in front of the prompt, in at most `budget` ids.
 
-        A document that does not fit any more is left out whole.
+        A document that does not fit any more is left out whole; if none fits, what is left is
+        the bare prompt, without spans.
         """
         room = budget - len(self.prompt_ids())
         documents: list[tuple[int, ...]] = []
@@ -89,23 +90,14 @@ class Layout:
                 room -= len(document)
                 documents.append(document if kept else self._bos + document)
                 kept.append(position)
-        prompt = self._prompt if kept else ()
-        ids = (*(i for document in documents for i in document), *prompt)
+        if not kept:
+            return Context(self.prompt_ids(), (), ())
+        ids = (*(i for document in documents for i in document), *self._prompt)
         return Context(ids, tuple(map(len, documents)), tuple(kept))
 
     def text_of(self, token_ids: Sequence[int]) -> str:
         """The text that generated ids stand for, without the space that joins it to the prompt."""
         return self._after_prompt(token_ids).removeprefix(self._lead)
-
-    def stop_rule(self, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
-        """Whether ids generated so far hold a stop string near their end; None without any.
-
-        A token stands for at least one character or a part of one, so the last few suffice.
-        """
-        longest = max((len(mark.encode()) for mark in stop), default=0)
-        if longest == 0:
-            return None
-        return lambda ids: cut_at_stop(self.text_of(ids[-longest - 1 :]), stop)[1]
 
     def _after_prompt(self, ids: Sequence[int]) -> str:
         return self._decode((*self._prompt, *ids)).removeprefix(self._head)

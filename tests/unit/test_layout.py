@@ -101,8 +101,9 @@ def test_documents_that_do_not_fit_are_left_out_whole() -> None:
 
 
 @pytest.mark.parametrize("texts", [[], TEXTS])
-def test_without_documents_there_is_no_context(texts: list[str]) -> None:
-    assert Layout(WORDS, grammar.PROMPT).context(texts, budget=5) == Context((), (), ())
+def test_without_documents_the_bare_prompt_is_left(texts: list[str]) -> None:
+    lists = Layout(WORDS, grammar.PROMPT)
+    assert lists.context(texts, budget=5) == Context(lists.prompt_ids(), (), ())
 
 
 def test_without_bos_a_prompt_is_needed() -> None:
@@ -128,21 +129,3 @@ def test_without_eos_a_tokenizer_is_refused() -> None:
 )
 def test_a_text_ends_at_its_first_stop(stop: tuple[str, ...], expected: tuple[str, bool]) -> None:
     assert cut_at_stop("one\ntwo. three", stop) == expected
-
-
-@given(st.text("ab\n.é", max_size=12), st.sampled_from([("\n",), ("ab",), ("é.", "bb")]))
-def test_the_stop_rule_fires_as_soon_as_a_stop_string_is_whole(
-    text: str, stop: tuple[str, ...]
-) -> None:
-    lists = Layout(BYTES, "Q:")
-    ids = lists.text_ids(text)
-    rule = lists.stop_rule(stop)
-    assert rule is not None
-    fired = [rule(ids[: i + 1]) for i in range(len(ids))]
-    whole = [cut_at_stop(lists.text_of(ids[: i + 1]), stop)[1] for i in range(len(ids))]
-    assert any(fired) == any(whole)
-    assert not any(fired) or fired.index(True) == whole.index(True)
-
-
-def test_without_stop_strings_there_is_no_stop_rule() -> None:
-    assert Layout(BYTES, "Q:").stop_rule(()) is None
