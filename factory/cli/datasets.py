@@ -1,0 +1,139 @@
+"""`factory dataset`: create, list, show, import, export."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from factory.cli.command import FAILED, Group
+from factory.cli.connect import connected
+from factory.cli.output import answer, details, note, stderr, table
+from factory.errors import Invalid
+
+FORMATS = ("jsonl", "parquet", "csv")
+STATES = ("generated", "filtered", "in_review", "accepted", "rejected", "fixed")
+ORIGINS = ("real", "synthetic", "corrected")
+
+
+@click.group("dataset", cls=Group)
+def group() -> None:
+    """What is being made: prompts, real samples, exports."""
+
+
+@group.command(
+    "create",
+    examples=[
+        "factory dataset create hypotheses --prompt 'Hypothesis:'",
+        "factory dataset create mails --prompt 'Mail:' --label spam --label ham",
+    ],
+)
+@click.argument("name")
+@click.option("--prompt", required=True, help="What the expert continues.")
+@click.option("--description", default="", help="What the dataset is for.")
+@click.option("--label", "labels", multiple=True, help="A label that samples may carry; repeat.")
+def create(name: str, prompt: str, description: str, labels: tuple[str, ...]) -> None:
+    """Make a new, empty dataset."""
+    with connected() as client:
+        made = client.create_dataset(name, prompt, description, labels)
+    answer(made, f"Dataset {made['name']} is there. Next: factory dataset import {name} FILE")
+
+
+@group.command("list", examples=["factory dataset list", "factory dataset list --json"])
+def list_() -> None:
+    """List every dataset."""
+    with connected() as client:
+        items = list(client.datasets())
+    rows = [(each["name"], each["prompt"], each["created_at"]) for each in items]
+    answer({"items": items}, table(("name", "prompt", "created"), rows))
+
+
+@group.command("show", examples=["factory dataset show hypotheses"])
+@click.argument("name")
+def show(name: str) -> None:
+    """Show a dataset with its counts by origin and state."""
+    with connected() as client:
+        found = client.dataset(name)
+    answer(found, details(found))
+
+
+@group.command(
+    "import",
+    examples=[
+        "factory dataset import hypotheses real.ndjson",
+        'echo \'{"text": "We propose that …"}\' | factory dataset import hypotheses -',
+    ],
+)
+@click.argument("name")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+def import_(name: str, file: str) -> int:
+    """Import real samples from FILE, one JSON object {"text", "label"?, "meta"?} a line.
+
+    Every valid line goes in; the others are named, and the command exits with 1.
+    """
+    with connected() as client, _counting() as count:
+        done = client.import_samples(name, _source(file), count)
+    summary = f"{done['imported']} imported, {done['duplicates']} duplicates"
+    wrong = [(each["line"], each["error"]) for each in done["rejected"]]
+    if not wrong:
+        answer(done, summary)
+        return 0
+    answer(done, f"{summary}, {len(wrong)} rejected:", table(("line", "error"), wrong))
+    return FAILED
+
+
+@group.command(
+    "export",
+    examples=[
+        "factory dataset export hypotheses -o hypotheses.jsonl",
+        "factory dataset export hypotheses -o all.parquet --state accepted --state rejected",
+    ],
+)
+@click.argument("name")
+@click.option(
+    "-o", "--output", "path", type=click.Path(dir_okay=False, path_type=Path), help="File to write."
+)
+@click.option("--format", "format_", type=click.Choice(FORMATS), help="Default: the file's ending.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Repeat for more."
+)
+@click.option("--origin", type=click.Choice(ORIGINS), help="Only samples of this origin.")
+def export(
+    name: str,
+    path: Path | None,
+    format_: str | None,
+    states: tuple[str, ...],
+    origin: str | None,
+) -> None:
+    """Write a dataset's samples with their provenance into a file.
+
+    Accepted samples unless --state says otherwise; NAME.jsonl unless -o does.
+    """
+    chosen = format_ or _format_of(path)
+    target = path or Path(f"{name}.{chosen}")
+    note(f"Writing {target} …")
+    try:
+        with connected() as client:
+            size = client.export(
+                name, target, format=chosen, states=states or ("accepted",), origin=origin
+            )
+    except OSError as error:
+        raise Invalid(f"{target} cannot be written: {error.strerror}.") from error
+    result = {"path": str(target), "format": chosen, "bytes": size}
+    answer(result, f"{target}: {size:,} bytes")
+
+
+def _source(file: str) -> Path:
+    return Path("/dev/stdin") if file == "-" else Path(file)
+
+
+@contextmanager
+def _counting() -> Iterator[Callable[[int], None]]:
+    """Shows how many lines were sent."""
+    with stderr().status("Sending …") as status:
+        yield lambda sent: status.update(f"{sent:,} lines sent …")
+
+
+def _format_of(path: Path | None) -> str:
+    ending = path.suffix.removeprefix(".") if path else ""
+    return ending if ending in FORMATS else "jsonl"

@@ -1,0 +1,175 @@
+"""The processes of a factory: up, demo, serve, worker, beat, migrate; and the doctor."""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.text import Text
+
+from factory import log
+from factory.cli.command import FAILED, Command, wanted
+from factory.cli.connect import load_settings, require
+from factory.cli.output import answer, print_json, table
+from factory.dispatch import CPU_QUEUE, GPU_QUEUE
+from factory.errors import FactoryError, Unavailable
+from factory.settings import Settings
+
+CHILDREN = {GPU_QUEUE: 1, CPU_QUEUE: 2}  # a long CPU task leaves a child for the short ones
+START = {GPU_QUEUE: "spawn", CPU_QUEUE: "fork"}  # CUDA cannot be used after a fork
+
+
+@click.command("up", cls=Command, examples=["factory up", "factory up --json"])
+@click.option("--review/--no-review", default=True, help="With Label Studio, or without.")
+def up(review: bool) -> None:
+    """Start the whole factory on this machine and stay until Ctrl-C.
+
+    Postgres, Redis and Label Studio are embedded, unless their addresses are set. With --json,
+    one line tells when all is ready, and where.
+    """
+    from factory.local.up import run_up
+
+    settings = load_settings()
+    log.configure(settings.log_level)
+    run_up(settings, wanted().json, review=review)
+
+
+@click.command("demo", cls=Command, examples=["factory demo", "factory demo --json"])
+def demo() -> None:
+    """Show the whole loop once: train, generate, review, and generate again with feedback.
+
+    Uses the factory that runs here, or starts one and stops it at the end. The last line on
+    stdout is one JSON object with what came out.
+    """
+    from factory.local.demo.run import run_demo
+
+    settings = load_settings()
+    log.configure("ERROR")
+    run_demo(settings, table=not wanted().json)
+
+
+@click.command("serve", cls=Command, examples=["FACTORY_PORT=8000 factory serve"])
+def serve() -> None:
+    """Serve the API and the dashboard."""
+    from factory.web.serve import serve as serve_web
+
+    settings = load_settings()
+    require(settings, "database_url", "broker_url")
+    _tell({"started": "web", "pid": os.getpid()})
+    serve_web(settings)
+
+
+@click.command(
+    "worker",
+    cls=Command,
+    examples=["factory worker gpu", "FACTORY_DEVICE=cuda:1 factory worker gpu"],
+)
+@click.argument("kind", type=click.Choice((GPU_QUEUE, CPU_QUEUE)))
+def worker(kind: str) -> None:
+    """Run a worker: 'gpu' makes samples and trains, 'cpu' embeds and talks to Label Studio.
+
+    A GPU worker uses one device (FACTORY_DEVICE) and falls back to the CPU: start one for each.
+    """
+    settings = load_settings()
+    require(settings, "database_url", "broker_url")
+    _tell({"started": f"{kind}-worker", "pid": os.getpid()})
+    command = worker_command(kind, settings)
+    os.execv(command[0], command)
+
+
+@click.command("beat", cls=Command, examples=["factory beat"])
+def beat() -> None:
+    """Publish what workers are owed, free what dead workers held, have reviews compared.
+
+    Any number of these may run.
+    """
+    from factory.beat import run
+
+    settings = load_settings()
+    require(settings, "database_url", "broker_url")
+    log.configure(settings.log_level)
+    _tell({"started": "beat", "pid": os.getpid()})
+    run(settings)
+
+
+@click.command("migrate", cls=Command, examples=["factory migrate"])
+def migrate() -> None:
+    """Bring the database of FACTORY_DATABASE_URL to the newest version of its tables."""
+    settings = load_settings()
+    require(settings, "database_url")
+    log.configure(settings.log_level)
+    version = _migrate(settings)
+    answer({"version": version}, f"The database is at migration {version}.")
+
+
+@click.command("doctor", cls=Command, examples=["factory doctor", "factory doctor --json"])
+def doctor() -> int:
+    """Look for what is missing on this machine, and say how to mend it.
+
+    Exits with 1 when something is.
+    """
+    from factory.local.doctor import checks
+
+    found = checks(load_settings())
+    rows = [
+        (Text("ok", "green") if each.ok else Text("MISSING", "red"), each.name, each.detail)
+        for each in found
+    ]
+    mends = [Text(f"{each.name}: {each.mend}") for each in found if not each.ok]
+    answer(
+        {"ok": not mends, "checks": [asdict(each) for each in found]},
+        table(("", "what", "found"), rows),
+        *([Text("\nHow to mend it:", "bold"), *mends] if mends else []),
+    )
+    return FAILED if mends else 0
+
+
+COMMANDS = (demo, up, doctor, serve, worker, beat, migrate)
+
+
+def worker_command(kind: str, settings: Settings) -> list[str]:
+    """The Celery command line of a worker of this kind."""
+    return [
+        *(sys.executable, "-m", "celery", "--app", f"workers.{kind}", "--quiet", "worker"),
+        *("--queues", kind),
+        *("--hostname", f"{kind}-{os.getpid()}@%h"),
+        *("--pool", "prefork", "--concurrency", str(CHILDREN[kind])),
+        *("--pool-start-method", START[kind]),
+        *("--loglevel", settings.log_level),
+        *("--without-gossip", "--without-mingle"),
+    ]
+
+
+def _tell(started: dict[str, object]) -> None:
+    """With --json, say what is being started; it then runs under this pid."""
+    if wanted().json:
+        print_json(started)
+
+
+def _migrate(settings: Settings) -> str:
+    """Upgrade to the newest migration; returns its name.
+
+    Raises Unavailable when the database cannot be reached, FactoryError when it refuses.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+    from factory.db import Database
+
+    database = Database(settings.database_url)
+    try:
+        database.ping()
+    finally:
+        database.close()
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
+    try:
+        command.upgrade(config, "head")
+    except OperationalError as error:
+        raise Unavailable(f"The database does not answer: {error.orig}") from error
+    except SQLAlchemyError as error:
+        raise FactoryError(f"The database could not be migrated: {error}") from error
+    return str(ScriptDirectory.from_config(config).get_current_head())

@@ -1,0 +1,73 @@
+"""`factory sample`: show, replay, explain, neighbors."""
+
+from typing import Any
+
+import click
+
+from factory.cli.command import FAILED, Group
+from factory.cli.connect import connected
+from factory.cli.output import answer, details, note, short, table
+from factory.client import Json
+
+
+@click.group("sample", cls=Group)
+def group() -> None:
+    """Single samples: how each was made, and whether it can be made again."""
+
+
+@group.command("show", examples=["factory sample show ID", "factory sample show ID --json"])
+@click.argument("sample_id", metavar="ID")
+def show(sample_id: str) -> None:
+    """Show a sample and, if it was generated, all that made it."""
+    with connected() as client:
+        found = client.sample(sample_id)
+        if found["origin"] == "synthetic":
+            found["provenance"] = client.provenance(sample_id)
+    answer(found, details(found))
+
+
+@group.command("replay", examples=["factory sample replay ID"])
+@click.argument("sample_id", metavar="ID")
+def replay(sample_id: str) -> int:
+    """Make a sample again from its provenance and compare.
+
+    Exits with 0 when both are identical, else with 1.
+    """
+    note("Waiting for a worker …")
+    with connected() as client:
+        made = client.replay(sample_id)
+    if made["identical"]:
+        answer(made, "Identical: the same tokens came out again.", made["text"])
+        return 0
+    answer(made, "NOT identical.", details(made))
+    return FAILED
+
+
+@group.command("explain", examples=["factory sample explain ID"])
+@click.argument("sample_id", metavar="ID")
+def explain(sample_id: str) -> None:
+    """Show what moved each token: the log-probability that each stream gave it.
+
+    A dash stands for a stream that was not run.
+    """
+    note("Waiting for a worker …")
+    with connected() as client:
+        made = client.explain(sample_id)
+    columns = ("token", "expert", "base", "negative", "center", "score", "unguided", "survivors")
+    answer(made, table(columns, [[t.get(name) for name in columns] for t in made["tokens"]]))
+
+
+@group.command("neighbors", examples=["factory sample neighbors ID -k 5"])
+@click.argument("sample_id", metavar="ID")
+@click.option("-k", type=click.IntRange(1, 1000), default=10, show_default=True)
+def neighbors(sample_id: str, k: int) -> None:
+    """List the samples most like this one, nearest first."""
+    with connected() as client:
+        items = client.neighbors(sample_id, k)
+    columns = ("similarity", "id", "origin", "state", "text")
+    answer({"items": items}, table(columns, [_row(each) for each in items]))
+
+
+def _row(each: Json) -> tuple[Any, ...]:
+    where = (each["similarity"], each["id"], each["origin"], each["state"])
+    return (*where, short(each["text"]))
