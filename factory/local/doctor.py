@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -297,8 +297,3 @@ def _label_studio(settings: Settings) -> Finding:
 def _folder(path: Path) -> Finding:
     there = path.is_dir() and os.access(path, os.R_OK | os.X_OK)
     return there, str(path) if there else f"{path} is no folder that you may read"
-
-
-def all_well(found: Iterable[Check]) -> bool:
-    """Whether no check failed."""
-    return all(check.ok for check in found)

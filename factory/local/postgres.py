@@ -73,7 +73,7 @@ class Server:
         Raises `StackError` when the binaries are missing or the cluster cannot be made.
         """
         account = process.account_for_servers()
-        binaries = _reachable_binaries(account)
+        binaries = reachable_binaries(account)
         place = _own_place(self.directory, account)
         data = place / "data"
         if not data.exists():
@@ -177,7 +177,7 @@ def _reachable(path: Path, account: Account | None) -> bool:
     return process.run(probe, timeout=10).returncode == 0
 
 
-def _reachable_binaries(account: Account | None) -> Path:
+def reachable_binaries(account: Account | None) -> Path:
     """The wheel's binaries, or a copy of them where the account can reach them."""
     installed = binaries()
     if _reachable(installed, account):

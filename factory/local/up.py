@@ -67,6 +67,8 @@ class Progress:
         self._console = Console(stderr=True, highlight=False)
 
     def __call__(self, event: Event) -> None:
+        if event.state == "stopping":
+            return  # "stopped" follows within seconds
         title = TITLES.get(event.part, event.part)
         what = event.detail if event.state == "note" else event.state
         detail = f" ({event.detail})" if event.detail and event.state != "note" else ""
