@@ -143,7 +143,8 @@ def _around(session: Session, pool: list[uuid.UUID], rng: random.Random) -> list
 
 def _documents(session: Session, picks: Sequence[_Pick]) -> list[Document]:
     ids = [pick.id for pick in picks]
-    texts = dict(session.execute(select(Sample.id, Sample.text).where(Sample.id.in_(ids))).tuples())
+    rows = session.execute(select(Sample.id, Sample.text).where(Sample.id.in_(ids)))
+    texts = {row.id: row.text for row in rows}
     return [Document(pick.id, pick.source, texts[pick.id]) for pick in picks]
 
 

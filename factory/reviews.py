@@ -235,8 +235,8 @@ def stats(session: Session, dataset_id: uuid.UUID) -> dict[str, Any]:
         "waiting": owed - pushed,
         "pushed": pushed,
         "reviewed": reviewed or 0,
-        "verdicts": dict.fromkeys(VERDICTS, 0) | dict(verdicts.tuples()),
-        "reasons": dict.fromkeys(REASONS, 0) | dict(reasons.tuples()),
+        "verdicts": dict.fromkeys(VERDICTS, 0) | dict(verdicts.tuples().all()),
+        "reasons": dict.fromkeys(REASONS, 0) | dict(reasons.tuples().all()),
     }
 
 

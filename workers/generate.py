@@ -53,14 +53,19 @@ class Composer:
         request = Request(
             prompt_ids=self._layout.prompt_ids(),
             seed=seed,
-            negative_ids=away.ids if away else (),
-            negative_spans=away.spans if away else (),
-            center_ids=center.ids if center else (),
-            center_spans=center.spans if center else (),
+            negative_ids=away.ids,
+            negative_spans=away.spans,
+            center_ids=center.ids,
+            center_spans=center.spans,
         )
-        kept = tuple(chosen.negatives[i] for i in away.kept) if away else ()
-        middle = tuple(chosen.center[i] for i in center.kept) if center else ()
-        return Row(ordinal, seed, audit, request, kept, middle)
+        return Row(
+            ordinal,
+            seed,
+            audit,
+            request,
+            negatives=tuple(chosen.negatives[i] for i in away.kept),
+            center=tuple(chosen.center[i] for i in center.kept),
+        )
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a finished row, without its stop string."""
@@ -77,9 +82,8 @@ class Composer:
             should_stop=stop_rule(self.pair, self.spec.sampling.stop),
         )
 
-    def _context(self, documents: Sequence[Document]) -> Context | None:
-        context = self._layout.context([d.text for d in documents], self._budget)
-        return context if context.spans else None
+    def _context(self, documents: Sequence[Document]) -> Context:
+        return self._layout.context([document.text for document in documents], self._budget)
 
 
 def stop_rule(pair: LoadedPair, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
