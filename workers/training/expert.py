@@ -40,7 +40,7 @@ class ExpertConfig:
     """How an expert is fine-tuned. The defaults suit the demo's base.
 
     method         "lora" trains rank-`rank` adapters on all linear layers; "full" all weights
-    longest_list   samples in the longest list
+    longest_list   samples in the longest list, 2 or more
     context        longest document in tokens; lists are cut at whole samples
     heldout        share of the samples kept out of training, to measure on
     """
@@ -71,8 +71,8 @@ def train_expert(
 ) -> Trained:
     """Fine-tune `base` on `texts` and save it in `out`: an adapter for "lora", else a whole model.
 
-    Returns at once when `out` holds the same recipe's result. `neighbours` orders the other
-    samples for each, nearest first. Raises Invalid for too few samples, ModelError for a base
+    Returns at once when `out` holds the same recipe's result. `neighbours` finds the
+    nearest others of each sample. Raises Invalid for too few samples, ModelError for a base
     that cannot be loaded, NumericalError when the loss is not finite.
     """
     config = config or ExpertConfig()
@@ -90,7 +90,7 @@ def train_expert(
         kept, heldout = _split(texts, config)
         loss = fit(
             model,
-            lists.batches(kept, neighbours(kept)),
+            lists.batches(kept, neighbours(kept, config.longest_list - 1)),
             steps=config.steps,
             optimizer=_optimizer(model, config),
             schedule=flat_then_linear(config.steps),
@@ -230,5 +230,5 @@ def _list_around(
     """The lead alone, or in random order with one to `longest` − 1 of its nearest neighbours."""
     if rng.random() < 0.5:
         return [lead]
-    size = rng.randint(1, max(1, longest - 1))
-    return rng.sample(members := [lead, *nearest[lead][:size]], len(members))
+    members = [lead, *nearest[lead][: rng.randint(1, longest - 1)]]
+    return rng.sample(members, len(members))

@@ -4,8 +4,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
@@ -188,11 +191,24 @@ def test_a_loss_that_explodes_is_an_error(base: Path, tmp_path: Path) -> None:
 
 def test_neighbours_by_words_come_nearest_first() -> None:
     texts = ["coral reefs grow", "leaf litter grows", "coral reefs rise", "", "kelp grow"]
-    order = by_words(texts)
-    assert order[0][0] == 2
-    assert all(sorted([i, *others]) == [0, 1, 2, 3, 4] for i, others in enumerate(order))
+    assert by_words(texts, 1)[0] == [2]
+    assert [sorted([i, *others]) for i, others in enumerate(by_words(texts, 9))] == [
+        [0, 1, 2, 3, 4]
+    ] * 5
 
 
 def test_neighbours_by_vectors_come_nearest_first() -> None:
-    vectors = torch.tensor([[1.0, 0], [0, 1], [2, 1], [0, 0]]).numpy()
-    assert by_vectors(vectors) == [[2, 1, 3], [2, 0, 3], [0, 1, 3], [0, 1, 2]]
+    vectors = np.array([[1.0, 0], [0, 1], [2, 1], [0, 0]])
+    assert by_vectors(vectors, 3) == [[2, 1, 3], [2, 0, 3], [0, 1, 3], [0, 1, 2]]
+    assert by_vectors(vectors[:1], 3) == [[]]
+
+
+@given(st.integers(2, 600), st.integers(1, 8))
+@settings(max_examples=20)
+def test_neighbours_are_those_of_a_full_sort(size: int, count: int) -> None:
+    vectors = np.random.default_rng(size).normal(size=(size, 5))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    likeness = unit @ unit.T
+    np.fill_diagonal(likeness, -np.inf)
+    expected = np.argsort(-likeness, axis=1)[:, : min(count, size - 1)]
+    assert by_vectors(vectors, count) == expected.tolist()
