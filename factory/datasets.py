@@ -126,7 +126,7 @@ def _parse(lines: Iterable[bytes], result: Imported) -> Iterator[RealSample]:
         if not line.strip():
             continue
         try:
-            yield RealSample.model_validate(strict_json.loads(line))
+            yield RealSample.model_validate(strict_json.loads(line.strip()))
         except ValidationError as error:
             result.rejected.append(LineError(number, _reason(error)))
         except strict_json.NotStorable as error:

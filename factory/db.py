@@ -19,7 +19,11 @@ class Database:
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 5, "application_name": "steer-factory"},
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "steer-factory",
+                "options": "-c timezone=UTC",
+            },
         )
 
     @contextmanager

@@ -69,6 +69,11 @@ def get(session: Session, name: str) -> ModelPair:
     return pair
 
 
+def exists(session: Session, name: str) -> bool:
+    """Whether a pair has this name."""
+    return session.scalar(select(ModelPair.id).where(ModelPair.name == name)) is not None
+
+
 def list_page(
     session: Session, *, before: uuid.UUID | None = None, limit: int = 50
 ) -> Sequence[ModelPair]:

@@ -89,14 +89,13 @@ def note_push_error(session: Session, dataset_id: uuid.UUID, error: str) -> None
 def record_event(session: Session, payload: dict[str, Any]) -> bool:
     """Store a webhook event; returns whether it is new. A repeated one has no effect."""
     annotations = payload.get("annotations") or [payload.get("annotation") or {}]
-    ids = [a["id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("id"), int)]
-    project = payload.get("project")
+    found = [_label_studio_id(annotation) for annotation in _listed(annotations)]
     values = {
         "id": new_id(),
         "digest": _event_digest(payload),
         "action": str(payload.get("action", "")),
-        "project_id": project.get("id") if isinstance(project, dict) else None,
-        "annotation_ids": ids,
+        "project_id": _label_studio_id(payload.get("project")),
+        "annotation_ids": [id_ for id_ in found if id_ is not None],
         "payload": payload,
     }
     statement = insert(WebhookEvent).values(values).on_conflict_do_nothing()
@@ -288,6 +287,16 @@ def _correction(sample: Sample, rewrite: str) -> Sample:
         label=sample.label,
         corrects=sample.id,
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _label_studio_id(thing: Any) -> int | None:
+    """The id of an annotation or project, if it is one that Label Studio can have given."""
+    id_ = thing.get("id") if isinstance(thing, dict) else None
+    return id_ if type(id_) is int and 0 < id_ < 2**31 else None
 
 
 def _event_digest(payload: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from factory import guidance as g
 
+DEMO_BASE = "demo"  # a base that is trained first, not loaded from a folder
 MAX_SEED = (1 << 53) - 1  # survives every JSON reader
 
 Name = Annotated[

@@ -6,15 +6,26 @@ from factory import __version__
 from factory.db import Database
 from factory.dispatch import celery_app
 from factory.settings import Settings
-from factory.web import auth
+from factory.web import api, auth, health, hooks, observe, openapi, problems
+from factory.web.metrics import Metrics
 from factory.web.state import KEY, THREADS, State
 
 
 def create_app(settings: Settings) -> APIFlask:
     """The WSGI application. Connects to nothing until it is asked something."""
-    app = APIFlask("factory.web", title="STEER Factory", version=__version__, json_errors=False)
-    app.extensions[KEY] = State(
-        settings, Database(settings.database_url, pool_size=THREADS), celery_app(settings)
+    app = APIFlask(
+        "factory.web",
+        title="STEER Factory",
+        version=__version__,
+        json_errors=False,
+        docs_path=None,  # APIFlask's pages load scripts from elsewhere
     )
-    auth.configure(app)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    db = Database(settings.database_url, pool_size=THREADS)
+    app.extensions[KEY] = State(settings, db, celery_app(settings), Metrics(db))
+    for part in (observe, problems, auth, openapi):
+        part.configure(app)
+    api.register(app)
+    app.register_blueprint(hooks.routes)
+    app.register_blueprint(health.routes)
     return app

@@ -43,7 +43,7 @@ def read_json(request: Request) -> Any:
         raise UnsupportedType("Send the body as `Content-Type: application/json`.")
     request.max_content_length = MAX_JSON_BYTES
     try:
-        return strict_json.loads(request.get_data(cache=False))
+        return strict_json.loads(request.get_data())
     except strict_json.NotJson as error:
         raise Malformed(f"The body is not JSON in UTF-8: {error}.") from error
     except strict_json.NotStorable as error:
@@ -76,11 +76,10 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 def _query(request: Request, model: type[BaseModel]) -> dict[str, Any]:
     given: dict[str, Any] = {}
-    unknown = [
-        FieldError(name, "is not known here") for name in request.args.keys() - _names(model)
-    ]
+    unknown = sorted(request.args.keys() - model.model_fields.keys())
     if unknown:
-        raise Invalid("A query parameter is not known.", unknown)
+        errors = [FieldError(name, "is not known here") for name in unknown]
+        raise Invalid("A query parameter is not known.", errors)
     for name, values in request.args.lists():
         if any("\x00" in value for value in values):
             raise Invalid("The query cannot be used.", [FieldError(name, "holds a NUL character")])
@@ -91,7 +90,3 @@ def _query(request: Request, model: type[BaseModel]) -> dict[str, Any]:
         else:
             raise Invalid("The query cannot be used.", [FieldError(name, "is given twice")])
     return given
-
-
-def _names(model: type[BaseModel]) -> set[str]:
-    return set(model.model_fields)

@@ -9,6 +9,7 @@ from flask import current_app
 
 from factory.db import Database
 from factory.settings import Settings
+from factory.web.metrics import Metrics
 
 THREADS = 16  # of the web process
 WAITING = 8  # of them may wait for something: event streams, answers of a GPU worker
@@ -22,6 +23,7 @@ class State:
     settings: Settings
     db: Database
     broker: Celery
+    metrics: Metrics
     waiting: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(WAITING))
 
 

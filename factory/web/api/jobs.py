@@ -1,0 +1,187 @@
+"""Jobs: submitted, watched, held and ended."""
+
+import uuid
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from flask import request
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+from sqlalchemy.orm import Session
+
+from factory import datasets, jobs, models, tables
+from factory.errors import Conflict, FieldError, Invalid, NotFound
+from factory.settings import Settings
+from factory.spec import DEMO_BASE, GenerateSpec, JobSpec, Name, TrainSpec
+from factory.web import inputs, shapes
+from factory.web.api.blueprint import PREFIX, blueprint
+from factory.web.api.requests import ACCEPTED, answered
+from factory.web.paging import PageQuery, page
+from factory.web.state import current
+
+FoundT = TypeVar("FoundT")
+
+SAME_JOB = {
+    "description": "The job that this key was used for",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}},
+}
+PREVIEW_COUNT = 8  # samples with guidance, and as many without
+
+routes = blueprint("jobs")
+
+
+class NewJob(RootModel[JobSpec]):
+    """A job to be done."""
+
+
+class PreviewSpec(GenerateSpec):
+    """A generate job of which a few samples are made and none is stored."""
+
+    count: int = Field(4, ge=1, description=f"At most {PREVIEW_COUNT} are made")
+
+
+class SubmitHeaders(BaseModel):
+    """How a submission is known when it is repeated."""
+
+    idempotency_key: Annotated[str, Field(pattern=r"^[!-~]{1,255}$")] | None = Field(
+        None, description="The same key and body again: the same job. 1 to 255 visible characters"
+    )
+
+
+class JobQuery(PageQuery):
+    """Which jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: Name | None = None
+    state: shapes.JobState | None = None
+
+
+@routes.post("/jobs")
+@routes.input(SubmitHeaders, location="headers", arg_name="headers")
+@routes.input(NewJob, arg_name="new")
+@routes.output(shapes.Job, status_code=201)
+@routes.doc(responses={200: SAME_JOB, 409: "The key was used for another body"})
+def submit_job(headers: SubmitHeaders, new: NewJob) -> tuple[Any, int, dict[str, str]]:
+    """Submit a job.
+
+    A dataset or model that does not exist is an error of that field (422).
+    """
+    state, body, key = current(), inputs.read_json(request), headers.idempotency_key
+    with state.db.transaction() as session:
+        job, is_new = (jobs.submitted(session, body, key) if key else None), False
+        if job is None:
+            dataset, model = _parts(session, state.settings, new.root)
+            job, is_new = jobs.submit(
+                session, new.root, dataset, model, request=body, idempotency_key=key
+            )
+        location = {"Location": f"{PREFIX}/jobs/{job.id}"}
+        return shown(session, job), 201 if is_new else 200, location
+
+
+@routes.post("/jobs/preview")
+@routes.input(PreviewSpec, arg_name="spec")
+@routes.output(shapes.Preview)
+@routes.doc(responses=ACCEPTED)
+def preview_job(spec: PreviewSpec) -> Any:
+    """Make a few samples with guidance and, from the same seeds, without. Nothing is stored."""
+    state = current()
+    with state.db.transaction() as session:
+        dataset, _ = _parts(session, state.settings, spec)
+    few = {"count": min(spec.count, PREVIEW_COUNT), "prompt": spec.prompt or dataset.prompt}
+    return answered("preview", {"spec": spec.model_copy(update=few).model_dump(mode="json")})
+
+
+@routes.get("/jobs")
+@routes.input(JobQuery, location="query", arg_name="query")
+@routes.output(shapes.JobPage)
+def list_jobs(query: JobQuery) -> dict[str, Any]:
+    """List jobs, newest first."""
+    with current().db.transaction() as session:
+        dataset_id = datasets.get(session, query.dataset).id if query.dataset else None
+        return page(
+            lambda n: jobs.list_page(
+                session, dataset_id=dataset_id, state=query.state, before=query.before, limit=n
+            ),
+            query.limit,
+            lambda row: shown(session, row),
+        )
+
+
+@routes.get("/jobs/<uuid:job_id>")
+@routes.output(shapes.Job)
+def get_job(job_id: uuid.UUID) -> dict[str, Any]:
+    """Show a job and how far it is."""
+    with current().db.transaction() as session:
+        return shown(session, jobs.get(session, job_id))
+
+
+@routes.get("/jobs/<uuid:job_id>/shards")
+@routes.output(shapes.ShardPage)
+def list_shards(job_id: uuid.UUID) -> dict[str, Any]:
+    """List a job's shards in order, all on one page."""
+    with current().db.transaction() as session:
+        job = jobs.get(session, job_id)
+        shards = jobs.shards_of(session, job.id)
+        return {"items": [shapes.shard(shard) for shard in shards], "next_cursor": None}
+
+
+@routes.post("/jobs/<uuid:job_id>/cancel")
+@routes.output(shapes.Job)
+@routes.doc(responses=[409])
+def cancel_job(job_id: uuid.UUID) -> dict[str, Any]:
+    """End a job now. What it has made stays."""
+    with current().db.transaction() as session:
+        return shown(session, jobs.cancel(session, job_id))
+
+
+@routes.post("/jobs/<uuid:job_id>/pause")
+@routes.output(shapes.Job)
+@routes.doc(responses=[409])
+def pause_job(job_id: uuid.UUID) -> dict[str, Any]:
+    """Hold a job; its workers stop within one batch."""
+    with current().db.transaction() as session:
+        return shown(session, jobs.pause(session, job_id))
+
+
+@routes.post("/jobs/<uuid:job_id>/resume")
+@routes.output(shapes.Job)
+@routes.doc(responses=[409])
+def resume_job(job_id: uuid.UUID) -> dict[str, Any]:
+    """Go on with a paused job."""
+    with current().db.transaction() as session:
+        return shown(session, jobs.resume(session, job_id))
+
+
+@routes.post("/jobs/<uuid:job_id>/push")
+@routes.output(shapes.Pushed, status_code=202)
+def push_job(job_id: uuid.UUID) -> dict[str, Any]:
+    """Put every sample of a job that is not on its way yet on its way to review."""
+    with current().db.transaction() as session:
+        return {"owed": jobs.push(session, job_id)}
+
+
+def shown(session: Session, job: tables.Job) -> dict[str, Any]:
+    """A job with its progress, as the API shows it."""
+    return shapes.job(job, jobs.progress(session, job))
+
+
+def _parts(
+    session: Session, settings: Settings, spec: GenerateSpec | TrainSpec
+) -> tuple[tables.Dataset, tables.ModelPair | None]:
+    """The dataset and the model pair that a spec names. Raises Invalid or Conflict."""
+    dataset = _named("dataset", lambda: datasets.get(session, spec.dataset))
+    if isinstance(spec, GenerateSpec):
+        return dataset, _named("model", lambda: models.get(session, spec.model))
+    if models.exists(session, spec.model) or jobs.is_training(session, spec.model):
+        raise Conflict(f"There is a model pair named '{spec.model}' already, or one in training.")
+    if spec.base != DEMO_BASE:
+        models.check_base(settings, spec.base)
+    return dataset, None
+
+
+def _named(field: str, find: Callable[[], FoundT]) -> FoundT:
+    """What `find` finds; a name in the body that names nothing is an error of its field."""
+    try:
+        return find()
+    except NotFound as error:
+        raise Invalid(error.detail, [FieldError(field, error.detail)]) from error

@@ -1,0 +1,76 @@
+"""Prometheus metrics: requests of this process, and counts from the database."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from factory.db import Database
+from factory.errors import Unavailable
+from factory.tables import Job, Outbox, Sample
+
+
+class Metrics:
+    """The registry of one web process."""
+
+    def __init__(self, db: Database) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "factory_http_requests",
+            "Requests",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "factory_http_request_seconds",
+            "Seconds until the answer began",
+            ("method", "route"),
+            registry=self.registry,
+        )
+        self.registry.register(_Stored(db))
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request. `route` is the rule, not the path, so that there are few of them."""
+        self._requests.labels(method, route, status).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+
+@dataclass(eq=False)
+class _Stored(Collector):
+    """Counts rows whenever Prometheus asks; `factory_database_up` is 0 when it cannot."""
+
+    db: Database
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return ()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        try:
+            with self.db.transaction() as session:
+                families = [_by_state(session, Job), _by_state(session, Sample), *_owed(session)]
+        except Unavailable:
+            families = []
+        up = 1 if families else 0
+        yield GaugeMetricFamily("factory_database_up", "Whether the database answers", value=up)
+        yield from families
+
+
+def _by_state(session: Session, table: type[Job] | type[Sample]) -> GaugeMetricFamily:
+    name = table.__tablename__
+    family = GaugeMetricFamily(f"factory_{name}", f"How many {name} there are", labels=["state"])
+    for state, count in session.execute(select(table.state, func.count()).group_by(table.state)):
+        family.add_metric([state], count)
+    return family
+
+
+def _owed(session: Session) -> Iterator[GaugeMetricFamily]:
+    age = func.extract("epoch", func.clock_timestamp() - func.min(Outbox.created_at))
+    count, oldest = session.execute(select(func.count(), func.coalesce(age, 0))).one()
+    yield GaugeMetricFamily("factory_outbox_wake_ups", "Wake-ups that are owed", value=count)
+    yield GaugeMetricFamily(
+        "factory_outbox_oldest_seconds", "Age of the oldest wake-up", value=float(oldest)
+    )

@@ -1,0 +1,493 @@
+"""What the API answers with, and how rows become it."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from factory import tables
+from factory.jobs import Progress
+
+Origin = Literal["real", "synthetic", "corrected"]
+SampleState = Literal["generated", "filtered", "in_review", "accepted", "rejected", "fixed"]
+JobState = Literal["pending", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
+
+
+def rfc3339(time: datetime) -> str:
+    """A time as RFC 3339 in UTC."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+Time = Annotated[datetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+
+
+class Shape(BaseModel):
+    """Base of all shapes."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Counts(Shape):
+    """How many samples, by origin and by state."""
+
+    origin: dict[str, int]
+    state: dict[str, int]
+
+
+class Dataset(Shape):
+    """A dataset and its counts."""
+
+    id: uuid.UUID
+    name: str
+    prompt: str
+    description: str
+    labels: list[str]
+    label_studio_project: int | None
+    counts: Counts
+    created_at: Time
+
+
+class DatasetPage(Shape):
+    """A page of datasets."""
+
+    items: list[Dataset]
+    next_cursor: str | None
+
+
+class LineError(Shape):
+    """A line that was not imported, and why."""
+
+    line: int
+    error: str
+
+
+class Imported(Shape):
+    """What an import did."""
+
+    imported: int
+    duplicates: int
+    rejected: list[LineError]
+
+
+class Sample(Shape):
+    """One text."""
+
+    id: uuid.UUID
+    dataset: str
+    origin: Origin
+    state: SampleState
+    text: str
+    label: str | None
+    meta: dict[str, Any]
+    job: uuid.UUID | None
+    shard: uuid.UUID | None
+    ordinal: int | None
+    seed: int | None
+    audit: bool
+    corrects: uuid.UUID | None
+    tokens: int
+    finish_reason: str | None
+    filter_reason: str | None
+    created_at: Time
+
+
+class SamplePage(Shape):
+    """A page of samples."""
+
+    items: list[Sample]
+    next_cursor: str | None
+
+
+class Review(Shape):
+    """One person's verdict on one sample; `deleted_at`: withdrawn then."""
+
+    id: uuid.UUID
+    sample: uuid.UUID
+    annotation: int
+    verdict: Literal["accept", "reject", "fix"]
+    reasons: list[str]
+    rewrite: str | None
+    rating: int | None
+    reviewer: str
+    lead_seconds: float | None
+    created_at: Time
+    updated_at: Time
+    deleted_at: Time | None
+
+
+class ReviewPage(Shape):
+    """A page of reviews."""
+
+    items: list[Review]
+    next_cursor: str | None
+
+
+class SampleDetail(Sample):
+    """A sample with its reviews, and its task in Label Studio."""
+
+    reviews: list[Review]
+    task: int | None
+
+
+class Neighbour(Sample):
+    """A sample and its cosine similarity to another."""
+
+    similarity: float
+
+
+class Neighbours(Shape):
+    """The nearest samples, nearest first."""
+
+    items: list[Neighbour]
+    next_cursor: None = None
+
+
+class Rejected(Sample):
+    """A rejected sample, and how many samples were steered away from it."""
+
+    used: int
+
+
+class Negatives(Shape):
+    """What a job can steer away from now: the size of each pool, and the rejected samples."""
+
+    pools: dict[str, int]
+    items: list[Rejected]
+    next_cursor: str | None
+
+
+class ReviewStats(Shape):
+    """How far the review is, and what it said."""
+
+    waiting: int
+    pushed: int
+    reviewed: int
+    verdicts: dict[str, int]
+    reasons: dict[str, int]
+
+
+class Outcome(Shape):
+    """What became of generated samples."""
+
+    made: int
+    decided: int
+    rejected: int
+    reject_rate: float | None
+
+
+class Metrics(Shape):
+    """A dataset in numbers. `audit`: made without feedback; `guided`: all others."""
+
+    dataset: str
+    counts: Counts
+    reviews: ReviewStats
+    guided: Outcome
+    audit: Outcome
+
+
+class Sync(Shape):
+    """A reconciliation with Label Studio that is owed to a worker."""
+
+    dataset: str
+    state: Literal["owed"] = "owed"
+
+
+class ModelPair(Shape):
+    """A base and its expert. Digests are known once a worker has loaded them."""
+
+    id: uuid.UUID
+    name: str
+    base: str
+    expert: str
+    revision: str | None
+    base_sha256: str | None
+    expert_sha256: str | None
+    tokenizer_sha256: str | None
+    created_at: Time
+
+
+class ModelPage(Shape):
+    """A page of model pairs."""
+
+    items: list[ModelPair]
+    next_cursor: str | None
+
+
+class JobProgress(Shape):
+    """How far a job is, counted from stored rows."""
+
+    planned: int
+    done: int
+    failed: int
+    filtered: int
+    tokens: int
+    tokens_per_second: float | None
+    eta_seconds: float | None
+    updated_at: Time | None
+
+
+class Job(Shape):
+    """A job: its whole spec, every default filled in, and how far it is."""
+
+    id: uuid.UUID
+    kind: Literal["generate", "train"]
+    dataset: str
+    model: str
+    state: JobState
+    spec: dict[str, Any]
+    progress: JobProgress
+    result: dict[str, Any] | None
+    error: str | None
+    created_at: Time
+    started_at: Time | None
+    ended_at: Time | None
+
+
+class JobPage(Shape):
+    """A page of jobs."""
+
+    items: list[Job]
+    next_cursor: str | None
+
+
+class Shard(Shape):
+    """A slice of a job: ordinals from `start` up to `stop`."""
+
+    id: uuid.UUID
+    index: int
+    start: int
+    stop: int
+    state: Literal["pending", "leased", "done", "dead"]
+    fence: int
+    crashes: int
+    worker: str | None
+    lease_until: Time | None
+    error: str | None
+
+
+class ShardPage(Shape):
+    """A job's shards in order, as one page."""
+
+    items: list[Shard]
+    next_cursor: None = None
+
+
+class Pushed(Shape):
+    """How many samples were newly put on their way to review."""
+
+    owed: int
+
+
+class Token(Shape):
+    """An API token without its value."""
+
+    id: uuid.UUID
+    name: str
+    created_at: Time
+    last_used_at: Time | None
+    revoked_at: Time | None
+
+
+class NewToken(Token):
+    """A new token; its value is shown this once."""
+
+    token: str
+
+
+class TokenPage(Shape):
+    """A page of tokens."""
+
+    items: list[Token]
+    next_cursor: str | None
+
+
+class Request(Shape):
+    """Work for a GPU worker that someone waits for."""
+
+    id: uuid.UUID
+    kind: Literal["replay", "explanation", "preview"]
+    state: Literal["pending", "done", "failed"]
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    created_at: Time
+    done_at: Time | None
+
+
+class Difference(Shape):
+    """Where two token sequences part."""
+
+    position: int
+    expected: str | None
+    made: str | None
+
+
+class Replay(Shape):
+    """A sample made again and compared with what is stored."""
+
+    identical: bool
+    text: str
+    expected: str
+    first_difference: Difference | None
+
+
+class ExplainedToken(Shape):
+    """What moved one token. Log-probabilities in nats; streams that were not run are null."""
+
+    model_config = ConfigDict(extra="allow")
+
+    token: str
+    expert: float | None
+    base: float | None
+    negative: float | None
+    center: float | None
+    score: float
+    unguided: str
+    survivors: int
+
+
+class Explanation(Shape):
+    """What moved each token of a sample."""
+
+    sample: uuid.UUID
+    tokens: list[ExplainedToken]
+
+
+class Previewed(Shape):
+    """A text that is not stored."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seed: int
+    text: str
+
+
+class Preview(Shape):
+    """The same seeds with and without guidance."""
+
+    guided: list[Previewed]
+    unguided: list[Previewed]
+
+
+class Ref(Shape):
+    """Where weights come from, and their SHA-256."""
+
+    ref: str
+    sha256: str | None
+
+
+class Digest(Shape):
+    """A SHA-256 in hex."""
+
+    sha256: str | None
+
+
+class ProvenanceModel(Shape):
+    """The model pair a sample was made with."""
+
+    name: str
+    base: Ref
+    expert: Ref
+    tokenizer: Digest
+    revision: str | None
+
+
+class Document(Shape):
+    """A sample that served as context."""
+
+    id: uuid.UUID
+    origin: Origin
+    position: int
+
+
+class Provenance(Shape):
+    """Everything that is needed to make a sample again."""
+
+    model_config = ConfigDict(extra="allow")
+
+    sample: uuid.UUID
+    job: uuid.UUID
+    shard: uuid.UUID
+    ordinal: int
+    seed: int
+    prompt: str
+    guidance: dict[str, Any]
+    sampling: dict[str, Any]
+    model: ProvenanceModel
+    negatives: list[Document]
+    center: list[Document]
+    audit: bool
+    worker: str
+    finish_reason: str | None
+    created_at: Time
+
+
+class Ready(Shape):
+    """What this process needs, and what it can do without. `degraded` says what does not work."""
+
+    status: Literal["ready"] = "ready"
+    checks: dict[str, str]
+    degraded: list[str] = Field(description="Parts that do not answer; the API works without")
+
+
+class Live(Shape):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+    version: str
+
+
+def dataset(row: tables.Dataset, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """A dataset as the API shows it."""
+    return _columns(row, Dataset, counts=counts)
+
+
+def sample(row: tables.Sample, dataset_name: str) -> dict[str, Any]:
+    """A sample as the API shows it."""
+    return _columns(
+        row,
+        Sample,
+        dataset=dataset_name,
+        job=row.job_id,
+        shard=row.shard_id,
+        tokens=row.token_count,
+    )
+
+
+def review(row: tables.Review) -> dict[str, Any]:
+    """A review as the API shows it."""
+    return _columns(row, Review, sample=row.sample_id, annotation=row.annotation_id)
+
+
+def model(row: tables.ModelPair) -> dict[str, Any]:
+    """A model pair as the API shows it."""
+    return _columns(row, ModelPair)
+
+
+def job(row: tables.Job, progress: Progress) -> dict[str, Any]:
+    """A job as the API shows it."""
+    spec = row.spec
+    return _columns(
+        row, Job, dataset=spec["dataset"], model=spec["model"], progress=progress.__dict__
+    )
+
+
+def request(row: tables.Request) -> dict[str, Any]:
+    """A request as the API shows it."""
+    state = "pending" if row.done_at is None else "failed" if row.error else "done"
+    return _columns(row, Request, state=state)
+
+
+def token(row: tables.ApiToken, **more: str) -> dict[str, Any]:
+    """A token as the API shows it."""
+    return _columns(row, NewToken if more else Token, **more)
+
+
+def shard(row: tables.Shard) -> dict[str, Any]:
+    """A shard as the API shows it."""
+    return _columns(row, Shard)
+
+
+def _columns(row: Any, shape: type[Shape], **given: Any) -> dict[str, Any]:
+    """The row's columns of the same name, and what is given beside them."""
+    return {name: getattr(row, name) for name in shape.model_fields if name not in given} | given
