@@ -9,9 +9,11 @@ import click
 from factory.cli.command import FAILED, Group
 from factory.cli.connect import connected
 from factory.cli.output import answer, details, note, stderr, table
+from factory.connection import Json
 from factory.errors import Invalid
 
-FORMATS = ("jsonl", "parquet", "csv")
+FORMATS = ("jsonl", "parquet", "csv", "card")
+ENDINGS = {"card": "md"}
 STATES = ("generated", "filtered", "in_review", "accepted", "rejected", "fixed")
 ORIGINS = ("real", "synthetic", "corrected")
 
@@ -44,8 +46,8 @@ def list_() -> None:
     """List every dataset."""
     with connected() as client:
         items = list(client.datasets())
-    rows = [(each["name"], each["prompt"], each["created_at"]) for each in items]
-    answer({"items": items}, table(("name", "prompt", "created"), rows))
+    rows = [(d["name"], *_origins(d), d["prompt"], d["created_at"]) for d in items]
+    answer({"items": items}, table(("name", *ORIGINS, "prompt", "created"), rows))
 
 
 @group.command("show", examples=["factory dataset show hypotheses"])
@@ -110,7 +112,7 @@ def export(
     Accepted samples unless --state says otherwise; NAME.jsonl unless -o does.
     """
     chosen = format_ or _format_of(path)
-    target = path or Path(f"{name}.{chosen}")
+    target = path or Path(f"{name}.{ENDINGS.get(chosen, chosen)}")
     note(f"Writing {target} …")
     try:
         with connected() as client:
@@ -121,6 +123,10 @@ def export(
         raise Invalid(f"{target} cannot be written: {error.strerror}.") from error
     result = {"path": str(target), "format": chosen, "bytes": size}
     answer(result, f"{target}: {size:,} bytes")
+
+
+def _origins(dataset: Json) -> list[int]:
+    return [dataset["counts"]["origin"].get(origin, 0) for origin in ORIGINS]
 
 
 def _source(file: str) -> Path:
@@ -136,4 +142,5 @@ def _counting() -> Iterator[Callable[[int], None]]:
 
 def _format_of(path: Path | None) -> str:
     ending = path.suffix.removeprefix(".") if path else ""
-    return ending if ending in FORMATS else "jsonl"
+    by_ending = {ENDINGS.get(format_, format_): format_ for format_ in FORMATS}
+    return by_ending.get(ending, "jsonl")

@@ -10,7 +10,8 @@ from factory.cli.connect import connected
 from factory.cli.output import answer, details, note, short, table
 from factory.cli.specs import gathered, spec_options
 from factory.cli.watch import follow, summary
-from factory.client import ENDED, Client, Json
+from factory.client import ENDED, Client
+from factory.connection import Json
 
 STATES = ("pending", "running", "paused", *ENDED)
 

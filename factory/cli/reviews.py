@@ -18,7 +18,7 @@ def push(job_id: str) -> None:
     """Send a job's samples to review, each once."""
     with connected() as client:
         done = client.push(job_id)
-    answer(done, details(done))
+    answer(done, f"{done['owed']} samples are on their way to Label Studio.")
 
 
 @group.command("sync", examples=["factory review sync hypotheses"])

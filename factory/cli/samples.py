@@ -7,7 +7,7 @@ import click
 from factory.cli.command import FAILED, Group
 from factory.cli.connect import connected
 from factory.cli.output import answer, details, note, short, table
-from factory.client import Json
+from factory.connection import Json
 
 
 @click.group("sample", cls=Group)
@@ -59,7 +59,7 @@ def explain(sample_id: str) -> None:
 
 @group.command("neighbors", examples=["factory sample neighbors ID -k 5"])
 @click.argument("sample_id", metavar="ID")
-@click.option("-k", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option("-k", type=click.IntRange(1, 100), default=10, show_default=True)
 def neighbors(sample_id: str, k: int) -> None:
     """List the samples most like this one, nearest first."""
     with connected() as client:

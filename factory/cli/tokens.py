@@ -6,7 +6,7 @@ from factory import tokens
 from factory.cli.command import Group
 from factory.cli.connect import connected, load_settings, require
 from factory.cli.output import answer, note, table
-from factory.client import Json
+from factory.connection import Json
 from factory.db import Database
 
 
@@ -49,8 +49,8 @@ def list_() -> None:
 def revoke(token_id: str) -> None:
     """End a token at once."""
     with connected() as client:
-        client.revoke_token(token_id)
-    answer({"id": token_id, "revoked": True}, f"Token {token_id} is revoked.")
+        token = client.revoke_token(token_id)
+    answer(token, f"Token {token['name']} is revoked.")
 
 
 def _create_directly(name: str) -> Json:

@@ -8,7 +8,8 @@ from rich.console import Console
 from factory import live
 from factory.cli.command import FAILED, wanted
 from factory.cli.output import answer, stderr
-from factory.client import Client, Json
+from factory.client import Client
+from factory.connection import Json
 
 
 def follow(client: Client, job_id: str) -> int:
