@@ -81,10 +81,10 @@ def get(session: Session, name: str) -> Dataset:
     return dataset
 
 
-def list_page(
-    session: Session, *, before: uuid.UUID | None = None, limit: int = 50
+def list_all(
+    session: Session, *, before: uuid.UUID | None = None, limit: int | None = None
 ) -> Sequence[Dataset]:
-    """Datasets, newest first, at most `limit`, older than the dataset `before`."""
+    """Every dataset, newest first; or a page: `limit` of them, older than `before`."""
     statement = select(Dataset).order_by(Dataset.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(Dataset.id < before)

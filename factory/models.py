@@ -74,10 +74,10 @@ def exists(session: Session, name: str) -> bool:
     return session.scalar(select(ModelPair.id).where(ModelPair.name == name)) is not None
 
 
-def list_page(
-    session: Session, *, before: uuid.UUID | None = None, limit: int = 50
+def list_all(
+    session: Session, *, before: uuid.UUID | None = None, limit: int | None = None
 ) -> Sequence[ModelPair]:
-    """Pairs, newest first, at most `limit`, older than the pair `before`."""
+    """Every pair, newest first; or a page: `limit` of them, older than `before`."""
     statement = select(ModelPair).order_by(ModelPair.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(ModelPair.id < before)

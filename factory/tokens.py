@@ -62,10 +62,10 @@ def touch(session: Session, token_id: uuid.UUID) -> None:
     )
 
 
-def list_page(
-    session: Session, *, before: uuid.UUID | None = None, limit: int = 50
+def list_all(
+    session: Session, *, before: uuid.UUID | None = None, limit: int | None = None
 ) -> Sequence[ApiToken]:
-    """Tokens, newest first, revoked ones too, at most `limit`, older than the token `before`."""
+    """Every token, newest first, revoked ones too; or a page: `limit` of them, older than `before`."""
     statement = select(ApiToken).order_by(ApiToken.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(ApiToken.id < before)

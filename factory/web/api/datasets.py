@@ -65,7 +65,7 @@ def list_datasets(query: PageQuery) -> dict[str, Any]:
     """List datasets, newest first."""
     with current().db.transaction() as session:
         return page(
-            lambda n: datasets.list_page(session, before=query.before, limit=n),
+            lambda n: datasets.list_all(session, before=query.before, limit=n),
             query.limit,
             lambda row: _shown(session, row),
         )

@@ -54,7 +54,7 @@ def list_models(query: PageQuery) -> dict[str, Any]:
     """List model pairs, newest first."""
     with current().db.transaction() as session:
         return page(
-            lambda n: models.list_page(session, before=query.before, limit=n),
+            lambda n: models.list_all(session, before=query.before, limit=n),
             query.limit,
             shapes.model,
         )

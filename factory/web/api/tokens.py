@@ -39,7 +39,7 @@ def list_tokens(query: PageQuery) -> dict[str, Any]:
     """List tokens, newest first, revoked ones too, without their values."""
     with current().db.transaction() as session:
         return page(
-            lambda n: tokens.list_page(session, before=query.before, limit=n),
+            lambda n: tokens.list_all(session, before=query.before, limit=n),
             query.limit,
             shapes.token,
         )
