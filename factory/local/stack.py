@@ -30,8 +30,8 @@ from factory.settings import Settings
 # Stopped in this order; seconds before what is left is killed. Together below 15.
 STOPPING = (
     (("beat", "gpu-worker", "cpu-worker"), 6.0),
-    (("web", "label-studio"), 3.0),
-    (("redis",), 2.0),
+    (("web", "label-studio"), 2.5),
+    (("redis",), 1.5),
     (("postgres",), 3.0),
 )
 
@@ -149,17 +149,28 @@ class Stack:
 
     def _plan_addresses(self) -> Addresses:
         given, secrets = self._settings, self._secrets
-        own_label_studio = self._label_studio.url if self._review else ""
         host = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host  # noqa: S104
-        return Addresses(
+        here = Addresses(
             url=f"http://{host}:{self._ports.web}",
-            token=secrets.token,
-            label_studio_url=given.label_studio_url or own_label_studio,
-            label_studio_token=given.label_studio_api_key or secrets.label_studio_token,
-            label_studio_username=label_studio.USERNAME,
-            label_studio_password=secrets.label_studio_password,
+            token=given.token or secrets.token,
+            label_studio_url="",
+            label_studio_token="",
+            label_studio_username="",
+            label_studio_password="",
             database_url=given.database_url or self._postgres.url(),
             broker_url=given.broker_url or self._redis.url(),
+        )
+        if given.label_studio_url:
+            url, key = given.label_studio_url, given.label_studio_api_key
+            return replace(here, label_studio_url=url, label_studio_token=key)
+        if not self._review:
+            return here
+        return replace(
+            here,
+            label_studio_url=self._label_studio.url,
+            label_studio_token=secrets.label_studio_token,
+            label_studio_username=label_studio.USERNAME,
+            label_studio_password=secrets.label_studio_password,
         )
 
     @property
@@ -225,7 +236,12 @@ class Stack:
         self._on_event(Event("migrations", "ready", seconds=time.monotonic() - started))
 
     def _ensure_token(self) -> None:
-        """A live API token of our own: the one kept in `secrets.json`, or a new one."""
+        """A live API token of our own: the one kept in `secrets.json`, or a new one.
+
+        FACTORY_TOKEN goes before it; the web process makes sure of that one itself.
+        """
+        if self._settings.token:
+            return
         database = Database(self.addresses.database_url)
         try:
             with database.transaction() as session:
@@ -274,6 +290,7 @@ class Stack:
             "FACTORY_SECRET_KEY": chosen_key or secrets.secret_key,
             "FACTORY_PORT": str(self._ports.web),
             "FACTORY_URL": addresses.url,
+            "FACTORY_TOKEN": addresses.token,
             "PYTHONUNBUFFERED": "1",
             # Each worker is one process of several on this machine: one thread unless told.
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from types import FrameType
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from factory.local.stack import Addresses, Stack
 from factory.local.supervisor import Event
@@ -74,7 +74,7 @@ class Progress:
         detail = f" ({event.detail})" if event.detail and event.state != "note" else ""
         took = f" {event.seconds:.1f} s" if event.seconds is not None else ""
         style = STYLES.get(event.state, "dim")
-        self._console.print(f"[{style}]{title}[/] {what}{detail}{took}")
+        self._console.print(f"[{style}]{title}[/] {escape(what + detail + took)}")
 
 
 def run_up(settings: Settings, json_output: bool = False, *, review: bool = True) -> None:
@@ -102,15 +102,14 @@ def print_json(addresses: Addresses) -> None:
 
 def print_addresses(addresses: Addresses) -> None:
     """The addresses and the logins, for a person."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("Dashboard", addresses.url)
-    table.add_row("  log in with", addresses.token)
+    lines = [("Dashboard", addresses.url), ("  log in with", addresses.token)]
     if addresses.label_studio_url:
-        table.add_row("Label Studio", addresses.label_studio_url)
+        lines.append(("Label Studio", addresses.label_studio_url))
+    if addresses.label_studio_username:
         login = f"{addresses.label_studio_username} / {addresses.label_studio_password}"
-        table.add_row("  log in with", login)
-    table.add_row("Database", addresses.database_url)
-    table.add_row("Broker", addresses.broker_url)
+        lines.append(("  log in with", login))
+    lines += [("Database", addresses.database_url), ("Broker", addresses.broker_url)]
     console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+    for title, value in lines:
+        console.print(f"[bold]{title:<14}[/] {escape(value)}")
     console.print("Ctrl-C stops everything.")
