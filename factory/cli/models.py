@@ -20,7 +20,7 @@ def group() -> None:
     "add",
     examples=[
         "factory model add mine --base /models/base --expert /models/adapter",
-        "factory model add hub --base org/base --expert org/expert --revision <40 hex digits>",
+        "factory model add hub --base org/base --expert org/expert --revision $COMMIT",
     ],
 )
 @click.argument("name")

@@ -12,12 +12,12 @@ from factory import log
 from factory.cli.command import FAILED, Command, wanted
 from factory.cli.connect import load_settings, require
 from factory.cli.output import answer, print_json, table
-from factory.dispatch import CPU_QUEUE, GPU_QUEUE
 from factory.errors import FactoryError, Unavailable
 from factory.settings import Settings
 
-CHILDREN = {GPU_QUEUE: 1, CPU_QUEUE: 2}  # a long CPU task leaves a child for the short ones
-START = {GPU_QUEUE: "spawn", CPU_QUEUE: "fork"}  # CUDA cannot be used after a fork
+KINDS = ("gpu", "cpu")  # of workers; each reads the queue of its name
+CHILDREN = {"gpu": 1, "cpu": 2}  # a long CPU task leaves a child for the short ones
+START = {"gpu": "spawn", "cpu": "fork"}  # CUDA cannot be used after a fork
 
 
 @click.command("up", cls=Command, examples=["factory up", "factory up --json"])
@@ -65,7 +65,7 @@ def serve() -> None:
     cls=Command,
     examples=["factory worker gpu", "FACTORY_DEVICE=cuda:1 factory worker gpu"],
 )
-@click.argument("kind", type=click.Choice((GPU_QUEUE, CPU_QUEUE)))
+@click.argument("kind", type=click.Choice(KINDS))
 def worker(kind: str) -> None:
     """Run a worker: 'gpu' makes samples and trains, 'cpu' embeds and talks to Label Studio.
 

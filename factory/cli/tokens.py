@@ -2,12 +2,10 @@
 
 import click
 
-from factory import tokens
 from factory.cli.command import Group
 from factory.cli.connect import connected, load_settings, require
 from factory.cli.output import answer, note, table
 from factory.connection import Json
-from factory.db import Database
 
 
 @click.group("token", cls=Group)
@@ -54,6 +52,9 @@ def revoke(token_id: str) -> None:
 
 
 def _create_directly(name: str) -> Json:
+    from factory import tokens
+    from factory.db import Database
+
     settings = load_settings()
     require(settings, "database_url")
     database = Database(settings.database_url)

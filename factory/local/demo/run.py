@@ -112,7 +112,7 @@ def run_demo(settings: Settings, *, table: bool = True) -> None:
         done = {"demo": {"seconds": round(time.monotonic() - started, 1), "rounds": []}}
         done["demo"]["rounds"] = [_result(each, real) for each in made]
     if not done:
-        raise FactoryError("The demo was stopped before its end.")
+        raise KeyboardInterrupt
     page = homes.Home(settings.home).demo / "report.html"
     report.write_page(page, done["demo"], {each.round.name: each.guided for each in made})
     console.print(f"The report with charts: {page}", soft_wrap=True)
