@@ -13,6 +13,7 @@ RUN := .venv/.installed-run
 DEV := .venv/.installed-dev
 # Everything an install says goes to stderr, so that stdout ends with a command's own result.
 SAYS := 1>&2
+QUIETER := sed -u -E '/^(Requirement|Looking|Processing|WARNING: Location|  )/d; s/^(.{88}).{9,}/\1 …/; s/^/[factory] /'
 
 .PHONY: help demo up test test-gpu lint format bench clean install install-dev chromium
 
@@ -59,22 +60,21 @@ install-dev: $(DEV) $(REVIEW) chromium
 
 # torch first and by pip: resolved together with the rest it would bring other builds along.
 .venv/.torch: $(CONSTRAINTS) | .venv/bin/python
-	@$(PIP) install -c $(CONSTRAINTS) torch 2>&1 | sed -u 's/^/[factory] /' $(SAYS)
+	@$(PIP) install -c $(CONSTRAINTS) torch 2>&1 | $(QUIETER) $(SAYS)
 	@touch $@
 
 $(RUN): pyproject.toml $(CONSTRAINTS) .venv/.torch
-	@$(PIP) install -c $(CONSTRAINTS) -e '.[gpu,local]' 2>&1 | sed -u 's/^/[factory] /' $(SAYS)
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[gpu,local]' 2>&1 | $(QUIETER) $(SAYS)
 	@touch $@
 
 $(DEV): $(RUN)
-	@$(PIP) install -c $(CONSTRAINTS) -e '.[dev]' 2>&1 | sed -u 's/^/[factory] /' $(SAYS)
+	@$(PIP) install -c $(CONSTRAINTS) -e '.[dev]' 2>&1 | $(QUIETER) $(SAYS)
 	@touch $@
 
 $(REVIEW): deploy/label-studio-constraints.txt
 	@$(PYTHON) -m venv .venv-label-studio
 	@.venv-label-studio/bin/python -m pip --disable-pip-version-check install \
-		-c deploy/label-studio-constraints.txt label-studio 2>&1 \
-		| sed -u 's/^/[label studio] /' $(SAYS)
+		-c deploy/label-studio-constraints.txt label-studio 2>&1 | $(QUIETER) $(SAYS)
 	@touch $@
 
 chromium:
