@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -37,6 +37,16 @@ class Database:
                 yield session
         except (OperationalError, InterfaceError) as error:
             raise Unavailable(f"The database does not answer: {error.orig}") from error
+
+    @contextmanager
+    def only_one(self, name: str) -> Iterator[bool]:
+        """Whether this process is the only one that now does `name`; held until the end.
+
+        An advisory lock of a transaction: it ends with the connection, however that ends.
+        """
+        with self.transaction() as session:
+            key = func.hashtextextended(name, 0)
+            yield bool(session.scalar(select(func.pg_try_advisory_xact_lock(key))))
 
     def ping(self) -> None:
         """Raise Unavailable unless the database answers."""

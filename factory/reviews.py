@@ -9,9 +9,9 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -41,6 +41,14 @@ class Verdict:
     lead_seconds: float | None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Known:
+    """What we hold of one task: its sample, and when each live annotation was last changed."""
+
+    sample_id: uuid.UUID
+    annotations: dict[int, datetime] = field(default_factory=dict)
 
 
 def waiting(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[tuple[Push, Sample]]:
@@ -86,6 +94,12 @@ def note_push_error(session: Session, dataset_id: uuid.UUID, error: str) -> None
     session.execute(statement.values(error=error))
 
 
+def push_error(session: Session) -> str | None:
+    """Why samples that wait for Label Studio could not be pushed, if they were tried."""
+    statement = select(Push.error).where(Push.task_id.is_(None), Push.error.is_not(None))
+    return session.scalar(statement.limit(1))
+
+
 def record_event(session: Session, payload: dict[str, Any]) -> bool:
     """Store a webhook event; returns whether it is new. A repeated one has no effect."""
     annotations = payload.get("annotations") or [payload.get("annotation") or {}]
@@ -105,17 +119,60 @@ def record_event(session: Session, payload: dict[str, Any]) -> bool:
     return event_id is not None
 
 
-def mark_handled(session: Session, event_id: uuid.UUID) -> None:
-    """The event's annotations were re-fetched and applied."""
-    statement = update(WebhookEvent).where(WebhookEvent.id == event_id)
+def unhandled(session: Session, limit: int) -> Sequence[WebhookEvent]:
+    """Events whose annotations were not fetched yet, oldest first."""
+    statement = select(WebhookEvent).where(WebhookEvent.handled_at.is_(None))
+    return session.scalars(statement.order_by(WebhookEvent.id).limit(limit)).all()
+
+
+def is_handled(session: Session, event_id: uuid.UUID) -> bool:
+    """Whether nothing is left to do for an event."""
+    event = session.get(WebhookEvent, event_id)
+    return event is None or event.handled_at is not None
+
+
+def mark_handled(session: Session, *event_ids: uuid.UUID) -> None:
+    """The events' annotations were re-fetched and applied."""
+    statement = update(WebhookEvent).where(WebhookEvent.id.in_(event_ids))
     session.execute(statement.values(handled_at=func.clock_timestamp()))
-    outbox.settle(session, outbox.HANDLE_EVENT, event_id)
+    for event_id in event_ids:
+        outbox.settle(session, outbox.HANDLE_EVENT, event_id)
 
 
-def sample_of_task(session: Session, project_id: int, task_id: int) -> uuid.UUID | None:
-    """The sample that a task was made for."""
-    statement = select(Push.sample_id).where(Push.project_id == project_id, Push.task_id == task_id)
-    return session.scalar(statement)
+def known(
+    session: Session, project_id: int, task_ids: Sequence[int] | None = None
+) -> dict[int, Known]:
+    """What we hold of a project's tasks: of these, or of all."""
+    live = (Review.sample_id == Push.sample_id) & Review.deleted_at.is_(None)
+    statement = (
+        select(Push.task_id, Push.sample_id, Review.annotation_id, Review.updated_at)
+        .outerjoin(Review, live)
+        .where(Push.project_id == project_id, Push.task_id.is_not(None))
+    )
+    if task_ids is not None:
+        statement = statement.where(Push.task_id.in_(task_ids))
+    tasks: dict[int, Known] = {}
+    for task_id, sample_id, annotation_id, updated_at in session.execute(statement):
+        task = tasks.setdefault(cast("int", task_id), Known(sample_id))
+        if annotation_id is not None:
+            task.annotations[annotation_id] = updated_at
+    return tasks
+
+
+def tasks_of_annotations(session: Session, annotation_ids: Sequence[int]) -> Sequence[int]:
+    """The tasks that these annotations were made on, as far as we have seen them."""
+    statement = (
+        select(Push.task_id)
+        .join(Review, Review.sample_id == Push.sample_id)
+        .where(Review.annotation_id.in_(annotation_ids), Push.task_id.is_not(None))
+    )
+    return [task_id for task_id in session.scalars(statement.distinct()) if task_id is not None]
+
+
+def note_task_gone(session: Session, sample_id: uuid.UUID) -> None:
+    """The sample's task was deleted in Label Studio; it is not made again."""
+    statement = update(Push).where(Push.sample_id == sample_id)
+    session.execute(statement.values(error="The task was deleted in Label Studio."))
 
 
 def apply(session: Session, sample_id: uuid.UUID, verdict: Verdict) -> None:
@@ -157,16 +214,6 @@ def withdraw(session: Session, annotation_id: int) -> None:
     sample_id = session.scalar(statement)
     if sample_id is not None:
         settle_state(session, sample_id)
-
-
-def live_annotations(session: Session, dataset_id: uuid.UUID) -> set[int]:
-    """Annotation ids of the reviews that count, of one dataset."""
-    statement = (
-        select(Review.annotation_id)
-        .join(Sample, Sample.id == Review.sample_id)
-        .where(Sample.dataset_id == dataset_id, Review.deleted_at.is_(None))
-    )
-    return set(session.scalars(statement))
 
 
 def settle_state(session: Session, sample_id: uuid.UUID) -> None:
