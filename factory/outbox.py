@@ -5,17 +5,20 @@ dispatchers, `settle` by the worker that has done the work. `version` tells a wo
 more work was owed while it was busy, so that nothing owed is settled unseen.
 """
 
+import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Uuid, delete, func, literal, select, text, update
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from factory.tables import Outbox
 
 CHANNEL = "outbox"  # NOTIFY channel that dispatchers listen on
+ANY_VERSION = -1
+MAX_BACKOFF = 8  # times the first wait: a long queue is not sent again and again
 
 RUN_SHARD = "workers.gpu.run_shard"  # key: shard
 SERVE = "workers.gpu.serve"  # key: request
@@ -34,11 +37,19 @@ class WakeUp:
 
 
 def owe(session: Session, task: str, *keys: uuid.UUID) -> None:
-    """Owe `task` for each key, from now; a wake-up owed already is owed anew."""
+    """Owe `task` for each key, from now; a wake-up owed already is owed anew.
+
+    Each time it has another version, also after it was settled in between. Keys are locked in
+    their order, so that two who owe the same ones do not wait for each other.
+    """
     if not keys:
         return
-    statement = insert(Outbox).values([{"task": task, "key": key} for key in keys])
-    renewed = {"due_at": func.clock_timestamp(), "sends": 0, "version": Outbox.version + 1}
+    each = func.unnest(literal(sorted(set(keys)), ARRAY(Uuid)))
+    fresh = secrets.randbelow(2**31)
+    statement = insert(Outbox).from_select(
+        ["task", "key", "version"], select(literal(task), each, literal(fresh))
+    )
+    renewed = {"due_at": func.clock_timestamp(), "sends": 0, "version": fresh}
     session.execute(
         statement.on_conflict_do_update(index_elements=[Outbox.task, Outbox.key], set_=renewed)
     )
@@ -46,7 +57,8 @@ def owe(session: Session, task: str, *keys: uuid.UUID) -> None:
 
 
 def take_due(session: Session, *, limit: int, retry_seconds: float) -> Sequence[WakeUp]:
-    """Wake-ups that are due, oldest first; each is due again after `retry_seconds`.
+    """Wake-ups that are due, oldest first; each is due again after `retry_seconds`, and after
+    twice as long each further time, up to MAX_BACKOFF.
 
     Rows that another dispatcher is taking right now are passed over.
     """
@@ -58,7 +70,8 @@ def take_due(session: Session, *, limit: int, retry_seconds: float) -> Sequence[
         .with_for_update(skip_locked=True)
     )
     taken = [WakeUp(task, key) for task, key in session.execute(due)]
-    again = func.clock_timestamp() + text(f"interval '{float(retry_seconds)} seconds'")
+    waits = func.least(func.power(2, Outbox.sends), MAX_BACKOFF) * float(retry_seconds)
+    again = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, waits)
     for wake_up in taken:
         session.execute(
             update(Outbox)
@@ -68,12 +81,26 @@ def take_due(session: Session, *, limit: int, retry_seconds: float) -> Sequence[
     return taken
 
 
+def unanswered(session: Session, tasks: Sequence[str]) -> tuple[int, float]:
+    """How many wake-ups of these tasks were sent and not settled, and the oldest's age (s)."""
+    age = func.extract("epoch", func.clock_timestamp() - func.min(Outbox.created_at))
+    statement = select(func.count(), func.coalesce(age, 0))
+    sent = statement.where(Outbox.task.in_(tasks), Outbox.sends > 0)
+    number, oldest = session.execute(sent).one()
+    return number, float(oldest)
+
+
 def version(session: Session, task: str, key: uuid.UUID) -> int | None:
     """The version to settle later; None when nothing is owed."""
     return session.scalar(select(Outbox.version).where(Outbox.task == task, Outbox.key == key))
 
 
-def settle(session: Session, task: str, key: uuid.UUID, version: int | None = None) -> None:
-    """The work is done. With a `version`, only if nothing more was owed since it was read."""
+def settle(session: Session, task: str, key: uuid.UUID, version: int | None = ANY_VERSION) -> None:
+    """The work is done. With a `version` that was read before the work, only if nothing more
+    was owed since; None: nothing was owed then, so what is owed now was not seen."""
+    if version is None:
+        return
     statement = delete(Outbox).where(Outbox.task == task, Outbox.key == key)
-    session.execute(statement if version is None else statement.where(Outbox.version == version))
+    if version != ANY_VERSION:
+        statement = statement.where(Outbox.version == version)
+    session.execute(statement)

@@ -124,6 +124,24 @@ def list_page(
     return session.scalars(statement.order_by(Sample.id.desc()).limit(limit)).all()
 
 
+def by_ids(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Sample]:
+    """These samples by their ids; unknown ids are left out."""
+    rows = session.scalars(select(Sample).where(Sample.id.in_(ids)))
+    return {sample.id: sample for sample in rows}
+
+
+def states_of_job(session: Session, job_id: uuid.UUID) -> dict[str, int]:
+    """How many samples of a job are in each state."""
+    statement = select(Sample.state, func.count()).where(Sample.job_id == job_id)
+    return dict(session.execute(statement.group_by(Sample.state)).tuples().all())
+
+
+def corrections_of(session: Session, sample_id: uuid.UUID) -> Sequence[Sample]:
+    """The rewrites of a sample, newest first, withdrawn ones too."""
+    statement = select(Sample).where(Sample.corrects == sample_id)
+    return session.scalars(statement.order_by(Sample.id.desc())).all()
+
+
 def negatives_of(session: Session, sample_id: uuid.UUID) -> Sequence[tuple[SampleNegative, Sample]]:
     """The samples that a sample was steered away from, and their centre, in order."""
     statement = (

@@ -6,7 +6,7 @@ from factory import __version__
 from factory.db import Database
 from factory.dispatch import celery_app
 from factory.settings import Settings
-from factory.web import api, auth, health, hooks, observe, openapi, problems
+from factory.web import api, auth, health, hooks, observe, openapi, pages, problems
 from factory.web.metrics import Metrics
 from factory.web.state import KEY, THREADS, State
 
@@ -28,4 +28,5 @@ def create_app(settings: Settings) -> APIFlask:
     api.register(app)
     app.register_blueprint(hooks.routes)
     app.register_blueprint(health.routes)
+    pages.register(app)
     return app

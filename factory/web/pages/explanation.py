@@ -1,0 +1,99 @@
+"""What moved each token, as bars: how far γ and η changed its score, in nats."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+HEIGHT = 44  # of a token's drawing, in its own units; the axis is in the middle
+FULL = 18  # the longest bar
+FLOOR = 0.5  # nats: shorter scales would draw noise large
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a drawing: y and height, in its units."""
+
+    y: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token with its two effects. Log-probabilities are natural; an effect is what a term
+    added to the token's score: None when its stream was not run."""
+
+    shown: str
+    expert_effect: float | None
+    negative_effect: float | None
+    expert_bar: Bar | None
+    negative_bar: Bar | None
+    probability: float
+    base: float | None
+    negative: float | None
+    center: float | None
+    score: float
+    unguided: str
+    changed: bool
+    survivors: int
+
+
+def explained(tokens: Sequence[Mapping[str, Any]], guidance: Mapping[str, Any]) -> list[Token]:
+    """Tokens of an explanation with their bars, all to one scale.
+
+    γ adds γ(E − B); η adds −η(N − C) with C = E where there is no centre, and −ηN with rule
+    "paper" (drawn against the expert too, so that both rules can be compared).
+    """
+    effects = [_effects(token, guidance) for token in tokens]
+    most = max((abs(e) for pair in effects for e in pair if e is not None), default=0.0)
+    scale = FULL / max(most, FLOOR)
+    return [_token(token, *pair, scale) for token, pair in zip(tokens, effects, strict=True)]
+
+
+def _effects(
+    token: Mapping[str, Any], guidance: Mapping[str, Any]
+) -> tuple[float | None, float | None]:
+    expert, base, negative = token["expert"], token["base"], token["negative"]
+    center = expert if token["center"] is None else token["center"]
+    towards = None if base is None else guidance["gamma"] * (expert - base)
+    away = None if negative is None else -guidance["eta"] * (negative - center)
+    return towards, away
+
+
+def _token(
+    token: Mapping[str, Any], towards: float | None, away: float | None, scale: float
+) -> Token:
+    return Token(
+        shown=_visible(token["token"]),
+        expert_effect=towards,
+        negative_effect=away,
+        expert_bar=_bar(towards, scale),
+        negative_bar=_bar(away, scale),
+        probability=math.exp(token["expert"]),
+        base=_probability(token["base"]),
+        negative=_probability(token["negative"]),
+        center=_probability(token["center"]),
+        score=token["score"],
+        unguided=_visible(token["unguided"]),
+        changed=token["unguided"] != token["token"],
+        survivors=token["survivors"],
+    )
+
+
+def _bar(effect: float | None, scale: float) -> Bar | None:
+    """Up from the axis when the token was made likelier, down when less likely."""
+    if not effect:
+        return None
+    height = round(max(1.0, abs(effect) * scale), 1)
+    return Bar(HEIGHT / 2 - height if effect > 0 else HEIGHT / 2, height)
+
+
+def _probability(log_probability: float | None) -> float | None:
+    return None if log_probability is None else math.exp(log_probability)
+
+
+def _visible(piece: str) -> str:
+    """A token's piece of text with its blanks made visible at the ends."""
+    if not piece.strip(" "):
+        return "␣" * max(1, len(piece)) if piece else "∅"
+    return piece.replace("\n", "⏎").replace("\t", "⇥")

@@ -1,0 +1,101 @@
+"""What every page shares: the blueprint, the frame around a page, and sign-in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from apiflask import APIBlueprint
+from flask import current_app, g, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from factory import datasets, tokens
+from factory.errors import FieldError, Invalid, Unauthorized
+from factory.web import auth
+from factory.web.pages import words
+
+pages = APIBlueprint("pages", __name__, enable_openapi=False)
+
+NAVIGATION = (
+    ("overview", "pages.overview", "Overview"),
+    ("jobs", "pages.jobs_list", "Jobs"),
+    ("samples", "pages.samples_list", "Samples"),
+    ("review", "pages.review", "Review"),
+    ("models", "pages.models_list", "Models"),
+    ("settings", "pages.settings", "Settings"),
+)
+SECTIONS = {  # module of a view → its place in the navigation
+    "overview": "overview",
+    "dataset": "overview",
+    "job": "jobs",
+    "job_form": "jobs",
+    "sample": "samples",
+    "review": "review",
+    "model": "models",
+    "settings": "settings",
+}
+MENU = 50  # datasets in the menu
+OPEN = ("pages.login", "pages.send_login")  # endpoints that need no sign-in
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a page."""
+
+    user: str
+    section: str
+    datasets: tuple[str, ...]
+    dataset: str | None
+
+
+def page(session: Session, template: str, *, status: int = 200, **values: Any) -> tuple[str, int]:
+    """A whole page. `dataset` among the values is the one that the frame names."""
+    shown = values.get("dataset")
+    frame = Frame(
+        user=tokens.live(session, g.token_id).name,
+        section=_section(),
+        datasets=tuple(row.name for row in datasets.list_all(session)[:MENU]),
+        dataset=shown.name if shown else None,
+    )
+    return render_template(template, frame=frame, **values), status
+
+
+@pages.before_request
+def sign_in() -> ResponseReturnValue | None:
+    """Ask for a login where there is none; pages never show a bare 401."""
+    _refuse_nul()
+    if request.endpoint in OPEN:
+        return None
+    try:
+        auth.required()
+    except Unauthorized:
+        return _to_login()
+    return None
+
+
+@pages.app_context_processor
+def _constants() -> dict[str, Any]:
+    return {"NAVIGATION": NAVIGATION, "SAMPLE_STATES": words.SAMPLE_STATES}
+
+
+for name, function in words.FILTERS.items():
+    pages.add_app_template_filter(function, name)
+
+
+def _refuse_nul() -> None:
+    for values in (request.args, request.form):
+        for name, value in values.items(multi=True):
+            if "\x00" in name or "\x00" in value:
+                reason = FieldError(name.replace("\x00", ""), "holds a NUL character")
+                raise Invalid("A field cannot be used.", [reason])
+
+
+def _section() -> str:
+    view = current_app.view_functions[request.endpoint or ""]
+    return SECTIONS[view.__module__.rpartition(".")[2]]
+
+
+def _to_login() -> ResponseReturnValue:
+    back = request.full_path.rstrip("?") if request.method == "GET" else None
+    if "HX-Request" in request.headers:
+        return "", 401, {"HX-Redirect": url_for("pages.login")}
+    return redirect(url_for("pages.login", next=back), 303)

@@ -1,0 +1,80 @@
+"""Whether the parts that pages depend on do their work, in words."""
+
+from dataclasses import dataclass
+
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy.orm import Session
+
+from factory import dispatch, outbox, reviews
+from factory.web.pages import words
+from factory.web.state import State
+
+LATE_SECONDS = 90  # a wake-up that nobody has settled for so long says that no worker listens
+
+WORKERS = {
+    "GPU worker": ((outbox.RUN_SHARD, outbox.SERVE), "factory worker gpu"),
+    "CPU worker": (
+        (outbox.EMBED, outbox.PUSH, outbox.HANDLE_EVENT, outbox.RECONCILE),
+        "factory worker cpu",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part: whether it is well, what is seen, and how to mend it."""
+
+    name: str
+    good: bool
+    seen: str
+    mend: str = ""
+
+
+def all_of(session: Session, state: State) -> list[Check]:
+    """Every check, on a database that answers."""
+    return [
+        Check("Database", True, "It answers."),
+        _broker(state),
+        *(_worker(session, name, *of) for name, of in WORKERS.items()),
+        _label_studio(session, state),
+    ]
+
+
+def _broker(state: State) -> Check:
+    try:
+        dispatch.ping(state.broker)
+    except (BrokerError, OSError) as error:
+        return Check(
+            "Broker",
+            False,
+            f"It does not answer ({type(error).__name__}). Work waits in the database, none is "
+            "lost.",
+            "Start the broker that FACTORY_BROKER_URL names, or `factory up`.",
+        )
+    return Check("Broker", True, "It answers.")
+
+
+def _worker(session: Session, name: str, tasks: tuple[str, ...], command: str) -> Check:
+    waiting, oldest = outbox.unanswered(session, tasks)
+    if oldest < LATE_SECONDS:
+        return Check(name, True, f"{waiting} pieces of work on their way." if waiting else "Idle.")
+    return Check(
+        name,
+        False,
+        f"{waiting} pieces of work wait, the oldest for {words.duration(oldest)}.",
+        f"Is one running, and is it keeping up? Start another with `{command}`.",
+    )
+
+
+def _label_studio(session: Session, state: State) -> Check:
+    if not state.settings.label_studio_url:
+        return Check("Label Studio", True, "Not used: FACTORY_LABEL_STUDIO_URL is not set.")
+    error = reviews.push_error(session)
+    if error is None:
+        return Check("Label Studio", True, "Samples reach it.")
+    return Check(
+        "Label Studio",
+        False,
+        f"Samples wait to be sent: {error}",
+        "Check its address and FACTORY_LABEL_STUDIO_API_KEY; waiting samples follow by themselves.",
+    )

@@ -1,0 +1,179 @@
+"""The form of a new generate job. It sends the same spec that the API takes."""
+
+import json
+import uuid
+from typing import Any
+
+from flask import redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from factory import datasets, jobs, models
+from factory.errors import Conflict, FieldError, Invalid, NotFound
+from factory.spec import GenerateSpec
+from factory.tables import Job
+from factory.web.pages import copies, forms
+from factory.web.pages.forms import Form
+from factory.web.pages.frame import page, pages
+from factory.web.state import current
+
+SOURCES = ("rejected", "synthetic", "real")
+CHECKS = ("negatives.center", "review.push", "trace")
+FIELDS = (
+    *("dataset", "model", "count", "seed", "prompt", "audit", "shard_size", "preset"),
+    *(f"guidance.{name}" for name in ("rule", "gamma", "eta", "alpha", "nucleus")),
+    *(f"negatives.{name}" for name in ("count", "strategy", "group")),
+    *(f"negatives.sources.{name}" for name in SOURCES),
+    *(f"sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")),
+    "sampling.stop",
+    "review.fraction",
+    *CHECKS,
+)
+COUNT = 100  # what a new form asks for
+
+
+@pages.get("/jobs/new")
+def new_job() -> ResponseReturnValue:
+    """An empty form, or one that is filled like an earlier job."""
+    with current().db.transaction() as session:
+        return _shown(session, _first_form(session))
+
+
+@pages.post("/jobs/new")
+def send_job() -> ResponseReturnValue:
+    """Submit; the form comes back with what is wrong next to the fields."""
+    form = _sent()
+    spec = _spec(form)
+    with current().db.transaction() as session:
+        job = _submit(session, form, spec) if spec else None
+        if job is None:
+            return _shown(session, form, status=422)
+    return redirect(url_for("pages.job", job_id=job.id), 303)
+
+
+@pages.post("/jobs/new/same")
+def same_job() -> ResponseReturnValue:
+    """The YAML and the curl call of the form as it is now."""
+    form = _sent()
+    return render_template("jobs/_same.html", same=_same(form, _spec(form)), form=form)
+
+
+def _first_form(session: Session) -> Form:
+    like = request.args.get("like")
+    if like:
+        return Form(_values(_job_like(session, like).spec) | {"once": str(uuid.uuid4())})
+    chosen = request.args.get("dataset") or _first(datasets.list_all(session))
+    model = request.args.get("model") or _first(models.list_all(session))
+    blank = GenerateSpec(kind="generate", dataset="x", model="x", count=COUNT)
+    values = _values(blank.model_dump(mode="json"))
+    values |= {"dataset": chosen, "model": model, "seed": "", "once": str(uuid.uuid4())}
+    return Form(values)
+
+
+def _first(rows: Any) -> str:
+    return rows[0].name if rows else ""
+
+
+def _job_like(session: Session, job_id: str) -> Job:
+    try:
+        job = jobs.get(session, uuid.UUID(job_id))
+    except ValueError:
+        raise NotFound(f"There is no job '{job_id}'.") from None
+    if job.kind != "generate":
+        raise NotFound("Only a generate job can be cloned here.")
+    return job
+
+
+def _values(spec: dict[str, Any]) -> dict[str, str]:
+    """A spec as the texts of the form's fields. A source that is not named weighs nothing."""
+    weights = {f"negatives.sources.{name}": "0" for name in SOURCES}
+    stops = [json.dumps(text, ensure_ascii=False)[1:-1] for text in spec["sampling"]["stop"]]
+    texts = forms.flat(spec) | {"sampling.stop": "\n".join(stops)}
+    return dict.fromkeys(FIELDS, "") | weights | texts
+
+
+def _sent() -> Form:
+    return Form({name: request.form.get(name, "") for name in (*FIELDS, "once")})
+
+
+def _body(form: Form) -> dict[str, Any]:
+    """What the API would be sent for this form."""
+    values = {name: form.values[name] for name in FIELDS if name != "sampling.stop"}
+    body = {"kind": "generate", **forms.nested(values, CHECKS)}
+    body.setdefault("sampling", {})["stop"] = _stops(form)
+    return body
+
+
+def _stops(form: Form) -> list[str]:
+    """One stop text a line, written as in JSON: \\n is a line break."""
+    stops = []
+    for line in form.values["sampling.stop"].splitlines():
+        try:
+            stops += [json.loads(f'"{line}"')] if line else []
+        except ValueError:
+            form.errors["sampling.stop"] = f"{line} is not written as in JSON, like \\n or \\t."
+    return stops
+
+
+def _spec(form: Form) -> GenerateSpec | None:
+    spec = form.read(GenerateSpec, _body(form))
+    return None if form.errors else spec
+
+
+def _submit(session: Session, form: Form, spec: GenerateSpec) -> Job | None:
+    """The submitted job; None, and the errors at their fields, when it is refused."""
+    try:
+        dataset = datasets.get(session, spec.dataset)
+        model = models.get(session, spec.model)
+        key = _once(form)
+        job, _ = jobs.submit(
+            session, spec, dataset, model, request=_body(form), idempotency_key=key
+        )
+    except NotFound as error:
+        form.refuse(error, "model" if "model" in error.detail else "dataset")
+    except Conflict:
+        form.values["once"] = str(uuid.uuid4())
+        form.errors[""] = (
+            "This form has made a job already, with other settings. Submit again to make another."
+        )
+    else:
+        return job
+    return None
+
+
+def _once(form: Form) -> str:
+    """The form's own idempotency key: pressing twice makes one job. Raises Invalid."""
+    try:
+        return f"dashboard-{uuid.UUID(form.values['once'])}"
+    except ValueError:
+        reason = FieldError("once", "is not what the form came with")
+        raise Invalid("The form is not complete. Open it anew.", [reason]) from None
+
+
+def _same(form: Form, spec: GenerateSpec | None) -> copies.Copies | None:
+    if spec is None:
+        return None
+    typed = spec.model_dump(mode="json")
+    return copies.of_spec(_named(typed, _body(form)), request.host_url)
+
+
+def _named(typed: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The typed values of what was given: a seed that is left open stays open."""
+    return {
+        name: _named(typed[name], value) if isinstance(value, dict) else typed[name]
+        for name, value in given.items()
+    }
+
+
+def _shown(session: Session, form: Form, *, status: int = 200) -> ResponseReturnValue:
+    named = {row.name: row for row in datasets.list_all(session)}
+    return page(
+        session,
+        "jobs/new.html",
+        status=status,
+        form=form,
+        dataset=named.get(form.values["dataset"]),
+        datasets=list(named.values()),
+        models=models.list_all(session),
+        same=_same(form, _spec(Form(form.values))),
+    )

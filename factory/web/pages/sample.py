@@ -1,0 +1,182 @@
+"""Samples: browsing them, and one sample with all that made it."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
+
+from factory import datasets, jobs, requests, reviews, samples
+from factory.errors import Conflict, NotFound
+from factory.tables import Dataset, Job, Request, Sample
+from factory.web import paging
+from factory.web.pages import label_studio, words
+from factory.web.pages.explanation import explained
+from factory.web.pages.frame import page, pages
+from factory.web.state import current
+
+PAGE = 30
+NEIGHBOURS = 5
+ORIGINS = ("synthetic", "real", "corrected")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which samples are listed."""
+
+    dataset: Dataset
+    origin: str | None
+    state: str | None
+    job: Job | None
+    query: str
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """The same, for a link."""
+        given = {
+            "dataset": self.dataset.name,
+            "origin": self.origin,
+            "state": self.state,
+            "job": str(self.job.id) if self.job else None,
+            "q": self.query,
+        }
+        return {name: value for name, value in given.items() if value}
+
+
+@pages.get("/samples")
+def samples_list() -> ResponseReturnValue:
+    """Samples of one dataset, newest first."""
+    with current().db.transaction() as session:
+        chosen = _filters(session)
+        found, older = _page_of(session, chosen) if chosen else ((), None)
+        return page(
+            session,
+            "samples/index.html",
+            filters=chosen,
+            dataset=chosen.dataset if chosen else None,
+            found=found,
+            older=older,
+            origins=ORIGINS,
+        )
+
+
+@pages.get("/samples/<uuid:sample_id>")
+def sample(sample_id: uuid.UUID) -> ResponseReturnValue:
+    """One sample: its text, how it was made, what is near it, what people said."""
+    settings = current().settings
+    with current().db.transaction() as session:
+        found = samples.get(session, sample_id)
+        push = reviews.push_of(session, sample_id)
+        asked = request.args.get("asked", type=uuid.UUID)
+        return page(
+            session,
+            "samples/show.html",
+            sample=found,
+            dataset=session.get_one(Dataset, found.dataset_id),
+            made=_provenance(session, found),
+            links=samples.negatives_of(session, sample_id),
+            neighbours=_neighbours(session, sample_id),
+            corrections=samples.corrections_of(session, sample_id),
+            reviews=reviews.of_sample(session, sample_id),
+            push=push,
+            task_url=label_studio.task_url(
+                settings, push.project_id if push else None, push.task_id if push else None
+            ),
+            **(_answer(session, found, asked) if asked else {"asked": None}),
+        )
+
+
+@pages.post("/samples/<uuid:sample_id>/<any(replay,explanation):kind>")
+def ask(sample_id: uuid.UUID, kind: str) -> ResponseReturnValue:
+    """Have a GPU worker make the sample again, or say what moved each token."""
+    with current().db.transaction() as session:
+        samples.get_synthetic(session, sample_id)
+        asked = requests.create(session, kind, {"sample": str(sample_id)})
+    return redirect(url_for("pages.sample", sample_id=sample_id, asked=asked.id) + "#answer", 303)
+
+
+@pages.get("/samples/<uuid:sample_id>/asked/<uuid:request_id>")
+def answer(sample_id: uuid.UUID, request_id: uuid.UUID) -> ResponseReturnValue:
+    """The answer alone, asked for until it is there."""
+    with current().db.transaction() as session:
+        found = samples.get(session, sample_id)
+        values = _answer(session, found, request_id)
+        return render_template("samples/_answer.html", sample=found, **values)
+
+
+def _filters(session: Session) -> Filters | None:
+    """What is asked for; the newest dataset when none is named. None when there is none."""
+    job = _job(session, request.args.get("job"))
+    name = request.args.get("dataset")
+    if job is not None:
+        dataset: Dataset | None = session.get_one(Dataset, job.dataset_id)
+    elif name:
+        dataset = datasets.get(session, name)
+    else:
+        dataset = next(iter(datasets.list_all(session)), None)
+    if dataset is None:
+        return None
+    return Filters(
+        dataset=dataset,
+        origin=_one_of(ORIGINS, request.args.get("origin")),
+        state=_one_of(words.SAMPLE_STATES, request.args.get("state")),
+        job=job,
+        query=request.args.get("q", "").strip(),
+    )
+
+
+def _one_of(known: Sequence[str], value: str | None) -> str | None:
+    return value if value in known else None
+
+
+def _job(session: Session, job_id: str | None) -> Job | None:
+    try:
+        return jobs.get(session, uuid.UUID(job_id)) if job_id else None
+    except ValueError:
+        raise NotFound(f"There is no job '{job_id}'.") from None
+
+
+def _page_of(session: Session, chosen: Filters) -> tuple[Sequence[Sample], str | None]:
+    cursor = request.args.get("cursor")
+    found = samples.list_page(
+        session,
+        chosen.dataset.id,
+        origin=chosen.origin,
+        states=(chosen.state,) if chosen.state else (),
+        job_id=chosen.job.id if chosen.job else None,
+        query=chosen.query or None,
+        before=paging.decode(cursor) if cursor else None,
+        limit=PAGE + 1,
+    )
+    shown = found[:PAGE]
+    return shown, paging.encode(shown[-1].id) if len(found) > PAGE else None
+
+
+def _provenance(session: Session, found: Sample) -> dict[str, Any] | None:
+    return samples.provenance(session, found.id) if found.origin == "synthetic" else None
+
+
+def _neighbours(session: Session, sample_id: uuid.UUID) -> Sequence[tuple[Sample, float]] | None:
+    """The nearest samples; None while the sample has no embedding."""
+    try:
+        return samples.neighbours(session, sample_id, NEIGHBOURS)
+    except Conflict:
+        return None
+
+
+def _answer(session: Session, found: Sample, request_id: uuid.UUID) -> dict[str, Any]:
+    """What the answer's template needs. Raises NotFound for another sample's request."""
+    asked = requests.get(session, request_id)
+    if asked.payload.get("sample") != str(found.id):
+        raise NotFound(f"There is no request {request_id} for this sample.")
+    return {"asked": asked, "tokens": _tokens(session, found, asked)}
+
+
+def _tokens(session: Session, found: Sample, asked: Request) -> Any:
+    if asked.kind != "explanation" or asked.result is None:
+        return None
+    guidance = session.get_one(Job, found.job_id).spec["guidance"]
+    return explained(asked.result["tokens"], guidance)

@@ -1,0 +1,96 @@
+// Small helpers; every page works without them.
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  root.classList.add("scripts");
+
+  const byId = (id) => document.getElementById(id);
+  const typing = (node) => node.closest("input, textarea, select, [contenteditable]");
+  const keysOff = () => localStorage.getItem("keys") === "off";
+
+  // ---- keys -----------------------------------------------------------------------------
+  const help = byId("help");
+
+  function step(by) {
+    const rows = [...document.querySelectorAll("[data-open]")];
+    if (!rows.length) return;
+    const at = rows.indexOf(document.activeElement);
+    const next = at < 0 ? (by > 0 ? 0 : rows.length - 1) : at + by;
+    const row = rows[Math.max(0, Math.min(rows.length - 1, next))];
+    row.focus();
+    row.scrollIntoView({ block: "nearest" });
+  }
+
+  const keys = {
+    "?": () => help && !help.open && help.showModal(),
+    "/": () => byId("search") && byId("search").focus(),
+    j: () => step(1),
+    k: () => step(-1),
+    n: () => document.querySelector("[data-key-new]") && document.querySelector("[data-key-new]").click(),
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") closeMenus(null);
+    if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
+    if (help && help.open) return;
+    const act = keys[event.key];
+    if (!act || (keysOff() && event.key !== "?")) return;
+    event.preventDefault();
+    act();
+  });
+
+  const keySwitch = byId("keys-on");
+  if (keySwitch) {
+    keySwitch.checked = !keysOff();
+    keySwitch.addEventListener("change", () =>
+      localStorage.setItem("keys", keySwitch.checked ? "on" : "off"));
+  }
+
+  // ---- menus, copy buttons, help --------------------------------------------------------
+  function closeMenus(except) {
+    document.querySelectorAll("details.menu[open]").forEach((menu) => {
+      if (menu !== except) menu.open = false;
+    });
+  }
+
+  async function copy(button) {
+    const source = byId(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(source.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(source);
+      button.textContent = "Selected";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  }
+
+  document.addEventListener("click", (event) => {
+    closeMenus(event.target.closest("details.menu"));
+    const button = event.target.closest("[data-copy], [data-help]");
+    if (!button) return;
+    if (button.dataset.copy) copy(button);
+    else if (help) help.showModal();
+  });
+
+  // ---- a slider and its number say the same ---------------------------------------------
+  function pair(range) {
+    const number = byId(range.dataset.pairs);
+    if (!number) return;
+    const follow = () => { if (number.value !== "") range.value = number.value; };
+    follow();
+    number.addEventListener("input", follow);
+    range.addEventListener("input", () => {
+      number.value = range.value;
+      number.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+  }
+  document.querySelectorAll("input[data-pairs]").forEach(pair);
+
+  // ---- say aloud what changed, rarely ---------------------------------------------------
+  const voice = byId("announce");
+  document.addEventListener("htmx:afterSettle", () => {
+    const said = document.querySelector("[data-say]");
+    if (voice && said && voice.textContent !== said.dataset.say) voice.textContent = said.dataset.say;
+  });
+})();

@@ -1,0 +1,120 @@
+"""Takes a picture of every page, wide and narrow, light and dark, of a factory with data.
+
+    python -m tests.browser.screenshots FOLDER
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from factory.local import home, postgres, redis
+from factory.settings import Settings
+from tests.browser.seed import TOKEN, Seeded, login_token, seed
+from tests.browser.site import Site, serving
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
+REPOSITORY = Path(__file__).parents[2]
+WIDTHS = {"wide": (1280, 800), "phone": (390, 844)}
+
+
+def paths(seeded: Seeded) -> dict[str, str]:
+    """Every page by the name of its picture."""
+    return {
+        "overview": "/",
+        "dataset": "/datasets/hypotheses",
+        "dataset-new": "/datasets/new",
+        "jobs": "/jobs",
+        "job-new": "/jobs/new",
+        "job-running": f"/jobs/{seeded.running}",
+        "job-finished": f"/jobs/{seeded.finished}",
+        "samples": "/samples",
+        "sample": f"/samples/{seeded.sample}",
+        "sample-explained": f"/samples/{seeded.sample}?asked={seeded.explanation}",
+        "sample-replayed": f"/samples/{seeded.sample}?asked={seeded.replay}",
+        "review": "/review?dataset=hypotheses",
+        "models": "/models",
+        "settings": "/settings",
+        "health": "/health",
+        "not-found": "/nowhere",
+    }
+
+
+def main(folder: Path) -> None:
+    """Take them all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _site() as site, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        empty = {"login": "/login", "overview-empty": "/", "job-new-empty": "/jobs/new"}
+        login_token(site.db)
+        _take(browser, site, folder, empty)
+        _take(browser, site, folder, paths(seed(site.db)))
+        browser.close()
+
+
+def _take(browser: Browser, site: Site, folder: Path, pages: dict[str, str]) -> None:
+    for theme in ("light", "dark"):
+        for width, (x, y) in WIDTHS.items():
+            context = browser.new_context(
+                viewport={"width": x, "height": y},
+                color_scheme="dark" if theme == "dark" else "light",
+                base_url=site.url,
+            )
+            page = context.new_page()
+            for name, path in pages.items():
+                if path != "/login":
+                    sign_in(page)
+                page.goto(path)
+                page.wait_for_timeout(200)
+                page.screenshot(path=folder / f"{name}-{width}-{theme}.png", full_page=True)
+            context.close()
+
+
+def sign_in(page: Page) -> None:
+    """Log in, once per context."""
+    if any(cookie["name"] == "factory_session" for cookie in page.context.cookies()):
+        return
+    page.goto("/login")
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+
+
+@contextmanager
+def _site() -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(prefix="factory-screenshots-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        database = postgres.Server(
+            folder / "postgres", home.free_port(), password="shots", durable=False
+        )
+        broker = redis.Server(folder / "redis", home.free_port(), password="shots")
+        with database.running(folder / "postgres.log"), broker.running(folder / "redis.log"):
+            _migrate(database.url())
+            settings = Settings(
+                home=folder / "home",
+                database_url=database.url(),
+                broker_url=broker.url(),
+                label_studio_url="http://label-studio.example:8080",
+                label_studio_api_key="key",
+            )
+            with serving(settings) as site:
+                yield site
+
+
+def _migrate(url: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=REPOSITORY,
+        env={**os.environ, "FACTORY_DATABASE_URL": url},
+        check=True,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,280 @@
+"""A factory that has worked for a while: two rounds, reviews, a running job, answers."""
+
+import math
+import random
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from factory import datasets, jobs, requests, reviews, samples, shards, tokens
+from factory.db import Database
+from factory.local.demo import corpus, grammar
+from factory.spec import GenerateSpec, row_seed
+from factory.tables import Attempt, Dataset, Job, ModelPair, Push, Request, Sample
+
+TOKEN = "sf_the-token-of-the-browser-tests"
+ENVIRONMENT = {
+    "device": "cpu",
+    "dtype": "float32",
+    "slots": 32,
+    "layout": "list-of-like",
+    "kv": "joint",
+    "software": {"factory": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+}
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """What there is to look at."""
+
+    finished: uuid.UUID
+    running: uuid.UUID
+    sample: uuid.UUID
+    explanation: uuid.UUID
+    replay: uuid.UUID
+
+
+def login_token(db: Database) -> None:
+    """The token that the browser signs in with."""
+    with db.transaction() as session:
+        tokens.ensure(session, "laptop", TOKEN)
+
+
+def seed(db: Database) -> Seeded:
+    """Fill an empty database."""
+    rng = random.Random(0)
+    with db.transaction() as session:
+        tokens.create(session, "nightly export")
+        tokens.revoke(session, tokens.create(session, "old notebook")[0].id)
+        dataset = datasets.create(
+            session,
+            "hypotheses",
+            "Hypothesis:",
+            "One-sentence scientific hypotheses about six fields",
+            ["ocean", "stars", "cells"],
+        )
+        lines = [_line(text) for text in corpus.real_samples(60, 1)]
+        datasets.import_lines(session, dataset, lines)
+        datasets.create(session, "support-replies", "A kind reply to a customer:")
+        pair = _pair(session)
+        first = _job(session, dataset, pair, count=120, seed=7, eta=0.0)
+        _make(session, rng, first, 120, worker="gpu@a")
+        _review(session, rng, dataset, first)
+        second = _job(session, dataset, pair, count=200, seed=8, eta=0.5)
+        _make(session, rng, second, 125, worker="gpu@a")
+        _job(session, dataset, pair, count=500, seed=9, eta=0.3)
+        jobs.pause(session, _job(session, dataset, pair, count=64, seed=10, eta=1.0).id)
+        jobs.fail(
+            session,
+            _job(session, dataset, pair, count=32, seed=11, eta=1.0).id,
+            "The files of model pair 'demo' have changed since they were first used. Put the old "
+            "files back, or register the new ones as another pair.",
+        )
+        shown = session.scalars(
+            select(Sample).where(Sample.job_id == second.id, ~Sample.audit).order_by(Sample.id)
+        ).all()[-2]
+        return Seeded(
+            finished=first.id,
+            running=second.id,
+            sample=shown.id,
+            explanation=_explain(session, rng, shown).id,
+            replay=_replay(session, shown).id,
+        )
+
+
+def _line(text: str) -> bytes:
+    return b'{"text": "%s", "label": "%s"}' % (text.encode(), (grammar.theme(text) or "").encode())
+
+
+def _pair(session: Session) -> ModelPair:
+    pair = ModelPair(
+        name="demo",
+        base="/models/demo/base",
+        expert="/models/demo/expert",
+        base_sha256="53aa5117" * 8,
+        expert_sha256="8d9db04c" * 8,
+        tokenizer_sha256="1f2e3d4c" * 8,
+    )
+    session.add(pair)
+    session.flush()
+    return pair
+
+
+def _job(
+    session: Session, dataset: Dataset, pair: ModelPair, *, count: int, seed: int, eta: float
+) -> Job:
+    spec = GenerateSpec.model_validate(
+        {
+            "kind": "generate",
+            "dataset": dataset.name,
+            "model": pair.name,
+            "count": count,
+            "seed": seed,
+            "guidance": {"gamma": 0.3, "eta": eta},
+            "shard_size": 16,
+        }
+    )
+    return jobs.submit(session, spec, dataset, pair, request={"seed": seed})[0]
+
+
+def _make(session: Session, rng: random.Random, job: Job, count: int, worker: str) -> None:
+    """Do a worker's part, as far as `count` samples."""
+    left = count
+    for shard in jobs.shards_of(session, job.id):
+        if left <= 0:
+            break
+        lease = shards.claim(session, shard.id, worker, 86_400)
+        assert lease is not None
+        attempt = shards.begin_attempt(session, lease, worker, ENVIRONMENT)
+        rows = range(shard.start, min(shard.stop, shard.start + left))
+        made = [_made(session, rng, job, ordinal) for ordinal in rows]
+        by = samples.MadeBy(job.dataset_id, job.id, shard.id, attempt)
+        samples.store(session, by, made, GenerateSpec.model_validate(job.spec).review)
+        left -= len(made)
+        if len(made) == shard.stop - shard.start:
+            shards.finish(session, lease)
+    _embed(session, rng, job.dataset_id)
+    session.execute(
+        update(Job)
+        .where(Job.id == job.id)
+        .values(started_at=datetime.now(UTC) - timedelta(seconds=90))
+    )
+    jobs.finish_if_done(session, job.id)
+    session.refresh(job)
+
+
+def _made(session: Session, rng: random.Random, job: Job, ordinal: int) -> samples.Made:
+    text = "" if ordinal == 40 else grammar.sample(rng)
+    audit = ordinal % 5 == 4
+    rejected, accepted = (
+        session.scalars(
+            select(Sample.id)
+            .where(Sample.dataset_id == job.dataset_id, Sample.state == state)
+            .where(Sample.origin == "synthetic")
+            .order_by(func.random())
+            .limit(3)
+        ).all()
+        for state in ("rejected", "accepted")
+    )
+    steered = not audit and job.spec["guidance"]["eta"] > 0
+    return samples.Made(
+        ordinal=ordinal,
+        seed=row_seed(job.spec["seed"], ordinal),
+        text=text,
+        token_ids=tuple(range(len(text.split()))),
+        finish_reason="eos",
+        audit=audit,
+        negatives=tuple(rejected) if steered else (),
+        center=tuple(accepted[:2]) if steered else (),
+    )
+
+
+def _embed(session: Session, rng: random.Random, dataset_id: uuid.UUID) -> None:
+    waiting = samples.unembedded(session, dataset_id, 1000)
+    samples.set_embeddings(session, [(id_, _vector(rng, text)) for id_, text in waiting])
+
+
+def _vector(rng: random.Random, text: str) -> Sequence[float]:
+    """Samples of one theme lie near each other."""
+    centre = random.Random(grammar.theme(text) or "none")
+    raw = [centre.gauss(0, 1) + rng.gauss(0, 0.6) for _ in range(384)]
+    length = math.sqrt(sum(x * x for x in raw))
+    return [x / length for x in raw]
+
+
+def _review(session: Session, rng: random.Random, dataset: Dataset, job: Job) -> None:
+    """People reject one theme, and fix a few."""
+    dataset.label_studio_project = 1
+    pushed = session.scalars(
+        select(Push).join(Sample, Sample.id == Push.sample_id).where(Sample.job_id == job.id)
+    ).all()
+    reviews.mark_pushed(session, 1, {p.sample_id: n for n, p in enumerate(pushed, start=1)})
+    for number, push in enumerate(pushed[:100], start=1):
+        reviews.apply(session, push.sample_id, _verdict(session, rng, push.sample_id, number))
+
+
+def _verdict(
+    session: Session, rng: random.Random, sample_id: uuid.UUID, number: int
+) -> reviews.Verdict:
+    text = samples.get(session, sample_id).text
+    reject = grammar.theme(text) == "stars" or rng.random() < 0.12
+    verdict = "reject" if reject else "fix" if number % 23 == 0 else "accept"
+    reasons = (rng.choice(reviews.REASONS[:3]),) if reject else ()
+    when = datetime.now(UTC) - timedelta(minutes=100 - number)
+    return reviews.Verdict(
+        annotation_id=number,
+        task_id=number,
+        verdict=verdict,
+        reasons=reasons,
+        rewrite=grammar.sample(rng) if verdict == "fix" else None,
+        rating=4 if verdict == "accept" else None,
+        reviewer=rng.choice(("ada@example.org", "grace@example.org")),
+        lead_seconds=6.5,
+        created_at=when,
+        updated_at=when,
+    )
+
+
+def _explain(session: Session, rng: random.Random, sample: Sample) -> Request:
+    request = requests.create(session, "explanation", {"sample": str(sample.id)})
+    pieces = [f" {word}" for word in sample.text.split()]
+    tokens_ = [_explained(rng, piece) for piece in pieces]
+    requests.answer(session, request, {"sample": str(sample.id), "tokens": tokens_})
+    return request
+
+
+def _explained(rng: random.Random, piece: str) -> dict[str, Any]:
+    expert = -abs(rng.gauss(0, 1.2))
+    return {
+        "token": piece,
+        "token_id": 1,
+        "expert": expert,
+        "base": expert - rng.gauss(0.6, 1.5),
+        "negative": expert + rng.gauss(0.1, 1.4),
+        "center": expert + rng.gauss(0, 0.4),
+        "score": expert,
+        "unguided": piece if rng.random() < 0.8 else " stellar",
+        "survivors": rng.choice((1, 1, 2, 3, 8, 21)),
+    }
+
+
+def _replay(session: Session, sample: Sample) -> Request:
+    request = requests.create(session, "replay", {"sample": str(sample.id)})
+    same = {
+        "identical": True,
+        "text": sample.text,
+        "expected": sample.text,
+        "first_difference": None,
+    }
+    requests.answer(session, request, same)
+    return request
+
+
+def finish(db: Database, job_id: uuid.UUID) -> None:
+    """Make what is left of a job that a worker holds."""
+    rng = random.Random(1)
+    with db.transaction() as session:
+        job = jobs.get(session, job_id)
+        for shard in jobs.shards_of(session, job_id):
+            if shard.state == "done":
+                continue
+            _rest(session, rng, job, shard.id)
+        jobs.finish_if_done(session, job_id)
+
+
+def _rest(session: Session, rng: random.Random, job: Job, shard_id: uuid.UUID) -> None:
+    shard = next(s for s in jobs.shards_of(session, job.id) if s.id == shard_id)
+    lease = shards.claim(session, shard_id, "gpu@a", 600) or shards.Lease(
+        shard.id, job.id, shard.start, shard.stop, shard.fence
+    )
+    attempt = session.scalar(select(Attempt.id).where(Attempt.shard_id == shard_id))
+    attempt = attempt or shards.begin_attempt(session, lease, "gpu@a", ENVIRONMENT)
+    by = samples.MadeBy(job.dataset_id, job.id, shard_id, attempt)
+    rows = [_made(session, rng, job, n) for n in shards.missing(session, lease)]
+    samples.store(session, by, rows, GenerateSpec.model_validate(job.spec).review)
+    shards.finish(session, lease)
