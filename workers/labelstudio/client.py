@@ -131,14 +131,13 @@ class Client:
 
     # annotations
 
-    def annotate(self, task_id: int, user_id: int, result: Sequence[Json], seconds: float) -> int:
+    def annotate(self, task_id: int, user_id: int, result: Sequence[Json]) -> int:
         """Save an annotation in a user's name; returns its id."""
         with _calling("save an annotation"):
             saved = self._api.annotations.create(
                 task_id,
                 result=result,
                 completed_by=user_id,
-                lead_time=seconds,
                 request_options=ONCE,
             )
         return int(saved.id)

@@ -55,7 +55,9 @@ def refresh(database: Database, client: Client, project_id: int, task_ids: Seque
     return _settle(database, known, found) + _forget_gone(database, known, set(known) - set(found))
 
 
-def reconcile(database: Database, client: Client, settings: Settings, dataset_id: uuid.UUID) -> int:
+def reconcile_dataset(
+    database: Database, client: Client, settings: Settings, dataset_id: uuid.UUID
+) -> int:
     """Compare every task of a dataset with Label Studio; returns how many samples changed."""
     with database.transaction() as session:
         project_id = session.get_one(Dataset, dataset_id).label_studio_project

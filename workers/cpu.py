@@ -1,0 +1,171 @@
+"""Celery entry of CPU workers: embeddings, and the way to Label Studio and back.
+
+    celery -A workers.cpu worker -Q cpu        (what `factory worker cpu` runs)
+
+Every message may come twice or be lost. A task does nothing unless its wake-up is still owed,
+and settles it when the work is done; what fails stays owed and is sent again.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from factory import log, outbox, reviews
+from factory.errors import FactoryError
+from workers import embedding, process, reviewer
+from workers.embedding import Embedder
+from workers.labelstudio.client import Client, connect
+from workers.labelstudio.push import push_dataset
+from workers.labelstudio.refresh import handle_events, reconcile_dataset
+from workers.process import Worker
+
+logger = log.get(__name__)
+
+
+@dataclass
+class CpuWorker:
+    """One CPU worker: its embedding model and its Label Studio, each loaded when first needed."""
+
+    worker: Worker
+    _loading: threading.Lock = field(default_factory=threading.Lock)
+    _embedder: Embedder | None = None
+    _client: Client | None = None
+
+    def embed(self, dataset_id: uuid.UUID) -> None:
+        """Embed the dataset's samples that have no embedding."""
+        with self._reported("embed", dataset=str(dataset_id)):
+            self._while_owed(outbox.EMBED, dataset_id, self._embed)
+
+    def push(self, dataset_id: uuid.UUID) -> None:
+        """Send the dataset's waiting samples to Label Studio."""
+        with self._reported("push", dataset=str(dataset_id)):
+            self._while_owed(outbox.PUSH, dataset_id, self._push)
+
+    def reconcile(self, dataset_id: uuid.UUID) -> None:
+        """Compare the dataset's reviews with Label Studio. What fails is owed again by beat."""
+        with self._reported("reconcile", dataset=str(dataset_id)):
+            self._while_owed(outbox.RECONCILE, dataset_id, self._reconcile)
+
+    def handle_event(self, event_id: uuid.UUID) -> None:
+        """Handle every waiting event, this one among them, unless someone is at it already.
+
+        Who holds the turn looks again after giving it back, so that no event is left behind.
+        """
+        with self._reported("handle_event", event_id=str(event_id)):
+            if self._is_handled(event_id):
+                return
+            while self._any_event():
+                with self.worker.database.only_one(outbox.HANDLE_EVENT) as mine:
+                    if not mine:
+                        return
+                    handle_events(self.worker.database, self._label_studio())
+
+    def simulate_reviews(self, dataset_id: uuid.UUID) -> None:
+        """Let the demo's simulated reviewer review the dataset, unless it is at it already."""
+        with (
+            self._reported("simulate_reviews", dataset=str(dataset_id)),
+            self.worker.database.only_one(f"simulate_reviews/{dataset_id}") as mine,
+        ):
+            if mine:
+                reviewer.review_dataset(self.worker.database, self._label_studio(), dataset_id)
+
+    def _embed(self, dataset_id: uuid.UUID) -> None:
+        embedding.embed_dataset(self.worker.database, self._embedding_model(), dataset_id)
+
+    def _push(self, dataset_id: uuid.UUID) -> None:
+        database, settings = self.worker.database, self.worker.settings
+        try:
+            push_dataset(database, self._label_studio(), settings, dataset_id)
+        except FactoryError as error:
+            with database.transaction() as session:
+                reviews.note_push_error(session, dataset_id, error.detail)
+            raise
+
+    def _reconcile(self, dataset_id: uuid.UUID) -> None:
+        database, settings = self.worker.database, self.worker.settings
+        reconcile_dataset(database, self._label_studio(), settings, dataset_id)
+
+    def _while_owed(self, task: str, key: uuid.UUID, work: Callable[[uuid.UUID], None]) -> None:
+        """Work until nothing more is owed, unless another worker is at it already.
+
+        The turn is given back before looking again: what was owed meanwhile is seen either
+        here or by the worker that its message wakes.
+        """
+        database = self.worker.database
+        while self._owed(task, key) is not None:
+            with database.only_one(f"{task}/{key}") as mine:
+                version = self._owed(task, key)
+                if not mine or version is None:
+                    return
+                work(key)
+                with database.transaction() as session:
+                    outbox.settle(session, task, key, version)
+
+    def _owed(self, task: str, key: uuid.UUID) -> int | None:
+        with self.worker.database.transaction() as session:
+            return outbox.version(session, task, key)
+
+    def _is_handled(self, event_id: uuid.UUID) -> bool:
+        with self.worker.database.transaction() as session:
+            return reviews.is_handled(session, event_id)
+
+    def _any_event(self) -> bool:
+        with self.worker.database.transaction() as session:
+            return bool(reviews.unhandled(session, 1))
+
+    @contextmanager
+    def _reported(self, task: str, **about: str) -> Iterator[None]:
+        """Log an expected failure; its wake-up stays owed and is sent again."""
+        try:
+            yield
+        except FactoryError as error:
+            kind = type(error).__name__
+            logger.warning("task.failed", task=task, error=kind, detail=error.detail, **about)
+
+    def _embedding_model(self) -> Embedder:
+        with self._loading:
+            self._embedder = self._embedder or embedding.load(self.worker.settings)
+            return self._embedder
+
+    def _label_studio(self) -> Client:
+        with self._loading:
+            self._client = self._client or connect(self.worker.settings)
+            return self._client
+
+
+worker = process.start()
+worker.before_start(embedding.check)
+app = worker.app
+cpu = CpuWorker(worker)
+
+
+@worker.task(outbox.EMBED)
+def embed(dataset_id: str) -> None:
+    """Embed what is new in a dataset."""
+    cpu.embed(uuid.UUID(dataset_id))
+
+
+@worker.task(outbox.PUSH)
+def push(dataset_id: str) -> None:
+    """Send what waits in a dataset to Label Studio."""
+    cpu.push(uuid.UUID(dataset_id))
+
+
+@worker.task(outbox.HANDLE_EVENT)
+def handle_event(event_id: str) -> None:
+    """Fetch again what Label Studio's events are about."""
+    cpu.handle_event(uuid.UUID(event_id))
+
+
+@worker.task(outbox.RECONCILE)
+def reconcile(dataset_id: str) -> None:
+    """Compare a dataset's reviews with Label Studio."""
+    cpu.reconcile(uuid.UUID(dataset_id))
+
+
+@worker.task("workers.cpu.simulate_reviews")
+def simulate_reviews(dataset_id: str) -> None:
+    """Let the demo's simulated reviewer review a dataset."""
+    cpu.simulate_reviews(uuid.UUID(dataset_id))
