@@ -57,7 +57,7 @@ def test_wrong_usage_is_2(words: str) -> None:
 
 
 def test_wrong_usage_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("job list --json --limit x".split()) == 2
+    assert run(["job", "list", "--json", "--limit", "x"]) == 2
     problem = json.loads(capsys.readouterr().out)["error"]
     assert problem["errors"][0]["field"] == "limit"
 

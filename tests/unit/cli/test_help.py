@@ -30,16 +30,19 @@ EXAMPLES = [
 
 def test_the_contract_names_these_commands() -> None:
     assert set(ALL) >= {
-        *(f"factory {name}" for name in "up demo serve worker beat migrate doctor".split()),
-        *(f"factory dataset {name}" for name in "create list show import export".split()),
-        *(f"factory model {name}" for name in "add list train".split()),
+        *(
+            f"factory {name}"
+            for name in ["up", "demo", "serve", "worker", "beat", "migrate", "doctor"]
+        ),
+        *(f"factory dataset {name}" for name in ["create", "list", "show", "import", "export"]),
+        *(f"factory model {name}" for name in ["add", "list", "train"]),
         *(
             f"factory job {name}"
-            for name in "preview submit list show watch cancel pause resume".split()
+            for name in ["preview", "submit", "list", "show", "watch", "cancel", "pause", "resume"]
         ),
-        *(f"factory sample {name}" for name in "show replay explain neighbors".split()),
-        *(f"factory review {name}" for name in "sync stats push".split()),
-        *(f"factory token {name}" for name in "create list revoke".split()),
+        *(f"factory sample {name}" for name in ["show", "replay", "explain", "neighbors"]),
+        *(f"factory review {name}" for name in ["sync", "stats", "push"]),
+        *(f"factory token {name}" for name in ["create", "list", "revoke"]),
     }
 
 

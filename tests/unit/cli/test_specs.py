@@ -92,5 +92,5 @@ def test_a_missing_file_is_a_matter_of_usage(capsys: pytest.CaptureFixture[str])
 
 
 def test_training_is_checked_in_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("model train m --dataset d --base demo --rank 0".split()) == 4
+    assert run(["model", "train", "m", "--dataset", "d", "--base", "demo", "--rank", "0"]) == 4
     assert "rank" in capsys.readouterr().err
