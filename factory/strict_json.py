@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 100
@@ -20,10 +21,10 @@ class NotStorable(ValueError):
         self.reason = reason
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, parse_float: Callable[[str], float] = float) -> Any:
     """Parse a document. Raises NotJson or NotStorable."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse)
+        value = json.loads(data.decode("utf-8"), parse_float=parse_float, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error)) from error
     check(value)

@@ -17,6 +17,7 @@ import factory
 from factory import dispatch
 from factory.errors import FieldError, Unavailable
 from factory.web import shapes
+from factory.web.openapi import document
 from factory.web.state import State, current
 
 PROBE_SECONDS = 1.0
@@ -48,14 +49,7 @@ def readyz() -> dict[str, Any]:
 
 
 @routes.get("/metrics")
-@routes.doc(
-    responses={
-        200: {
-            "description": "Prometheus' text format",
-            "content": {"text/plain": {"schema": {"type": "string"}}},
-        }
-    }
-)
+@routes.doc(responses={200: document("Prometheus' text format", "text/plain")})
 def metrics() -> Response:
     """Show counters and gauges for Prometheus."""
     return Response(generate_latest(current().metrics.registry), content_type=CONTENT_TYPE_LATEST)

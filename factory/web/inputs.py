@@ -13,7 +13,7 @@ from factory.errors import FieldError, Invalid, Malformed, UnsupportedType
 MAX_JSON_BYTES = 1024 * 1024
 
 
-class StrictAdapter(PydanticAdapter):  # type: ignore[misc]
+class StrictAdapter(PydanticAdapter):
     """Reads a request as our API promises it, and raises our own errors.
 
     JSON types are taken as they are ("5" is no number), a parameter that is repeated must be a
@@ -43,7 +43,7 @@ def read_json(request: Request) -> Any:
         raise UnsupportedType("Send the body as `Content-Type: application/json`.")
     request.max_content_length = MAX_JSON_BYTES
     try:
-        return strict_json.loads(request.get_data())
+        return strict_json.loads(request.get_data(), parse_float=_number)
     except strict_json.NotJson as error:
         raise Malformed(f"The body is not JSON in UTF-8: {error}.") from error
     except strict_json.NotStorable as error:
@@ -66,6 +66,12 @@ def invalid(error: ValidationError) -> Invalid:
     first = fields[0]
     where = f"'{first.field}': " if first.field else ""
     return Invalid(f"{where}{first.reason}.", fields)
+
+
+def _number(literal: str) -> float:
+    """JSON knows one kind of number: 2.0 is a whole one."""
+    value = float(literal)
+    return int(value) if value.is_integer() else value
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -33,6 +33,7 @@ PROBLEMS = {
     "500": "A fault of ours; the request id leads to the log",
     "503": "A part that is needed does not answer; try again after `Retry-After`",
 }
+TEXT = {"type": "string"}
 NESTED = re.compile(r"(#/components/schemas/)[A-Za-z]+\.([A-Za-z]+)")
 
 
@@ -50,13 +51,24 @@ def configure(app: APIFlask) -> None:
     app.spec_processor(_completed)
 
 
-def _completed(spec: dict[str, Any]) -> dict[str, Any]:
-    spec = json.loads(NESTED.sub(r"\1\2", json.dumps(spec)))
-    spec["components"]["schemas"] = _schemas(spec["components"]["schemas"])
-    for path, operations in spec["paths"].items():
+def ref(name: str) -> dict[str, str]:
+    """The schema of a model of this name."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def document(description: str, *media_types: str, schema: dict[str, Any] = TEXT) -> Any:
+    """A response as `doc(responses=…)` takes it."""
+    content = {media_type: {"schema": schema} for media_type in media_types}
+    return {"description": description, "content": content}
+
+
+def _completed(spec: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = json.loads(NESTED.sub(r"\1\2", json.dumps(spec)))
+    whole["components"]["schemas"] = _schemas(whole["components"]["schemas"])
+    for path, operations in whole["paths"].items():
         for operation in operations.values():
             _complete(path, operation)
-    return spec
+    return whole
 
 
 def _schemas(gathered: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +86,8 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
         operation["security"] = [{"token": []}, {"session": []}]
     for parameter in operation["parameters"]:
         _complete_parameter(parameter)
+    if "requestBody" in operation:
+        operation["requestBody"]["required"] = True
     responses = operation["responses"]
     for status in _statuses(operation):
         description = responses.get(status, {}).get("description") or PROBLEMS[status]

@@ -2,12 +2,19 @@
 
 from flask import Flask
 
-from factory.web.api import datasets, events, export, jobs, models, requests, samples, tokens
+from factory.web.api.datasets import routes as datasets
+from factory.web.api.events import routes as events
+from factory.web.api.export import routes as export
+from factory.web.api.jobs import routes as jobs
+from factory.web.api.models import routes as models
+from factory.web.api.requests import routes as requests
+from factory.web.api.samples import routes as samples
+from factory.web.api.tokens import routes as tokens
 
-MODULES = (datasets, export, models, jobs, events, samples, requests, tokens)
+BLUEPRINTS = (datasets, export, models, jobs, events, samples, requests, tokens)
 
 
 def register(app: Flask) -> None:
     """Add every route of the API."""
-    for module in MODULES:
-        app.register_blueprint(module.routes)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from factory import datasets, negatives, outbox, reviews, samples, tables
-from factory.errors import Conflict
+from factory.errors import Conflict, FieldError, Invalid
 from factory.spec import Name
 from factory.web import shapes
 from factory.web.api.blueprint import PREFIX, blueprint
@@ -21,7 +21,7 @@ SPOOL_BYTES = 1024 * 1024  # an import larger than this waits in a file
 NDJSON = {
     "required": True,
     "description": 'One JSON object a line: `{"text": …, "label"?: …, "meta"?: {…}}`',
-    "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+    "content": {"application/x-ndjson": {}},
 }
 
 routes = blueprint("datasets")
@@ -91,6 +91,8 @@ def import_samples(name: str) -> dict[str, Any]:
     with SpooledTemporaryFile(SPOOL_BYTES) as body:
         for piece in iter(lambda: request.stream.read(SPOOL_BYTES), b""):
             body.write(piece)
+        if body.tell() == 0:
+            raise Invalid("The body is empty.", [FieldError("", "holds no line")])
         body.seek(0)
         with current().db.transaction() as session:
             dataset = datasets.get(session, name)

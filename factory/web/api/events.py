@@ -11,23 +11,22 @@ from factory.errors import Unavailable
 from factory.web import shapes
 from factory.web.api.blueprint import blueprint
 from factory.web.api.jobs import shown
+from factory.web.openapi import document
 from factory.web.state import State, current
 
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"const": "progress"}, "data": {"type": "string"}},
+}
+STREAM = "`event: progress`, its data the job; ends when the job has ended"
 
 routes = blueprint("events")
 
 
 @routes.get("/jobs/<uuid:job_id>/events")
-@routes.doc(
-    responses={
-        200: {
-            "description": "`event: progress`, its data the job; ends when the job has ended",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        }
-    }
-)
+@routes.doc(responses={200: document(STREAM, "text/event-stream", schema=EVENT)})
 def job_events(job_id: uuid.UUID) -> Response:
     """Follow a job: an event now and at each change, until it has ended.
 

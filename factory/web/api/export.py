@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from factory import datasets, samples, tables
 from factory.web import card, shapes
 from factory.web.api.blueprint import blueprint
+from factory.web.openapi import document
 from factory.web.state import current
 
 Record = dict[str, Any]
@@ -33,6 +34,12 @@ SCHEMA = pa.schema(
 )
 COLUMNS = SCHEMA.names
 BATCH = 500  # records held at once
+MEDIA_TYPES = {
+    "jsonl": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+    "csv": "text/csv",
+    "card": "text/markdown",
+}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 routes = blueprint("export")
@@ -57,34 +64,21 @@ class ExportQuery(BaseModel):
 
 @routes.get("/datasets/<name>/export")
 @routes.input(ExportQuery, location="query", arg_name="query")
-@routes.doc(
-    responses={
-        200: {
-            "description": "The file",
-            "content": {
-                media_type: {"schema": {"type": "string"}}
-                for media_type in (
-                    "application/x-ndjson",
-                    "application/vnd.apache.parquet",
-                    "text/csv",
-                    "text/markdown",
-                )
-            },
-        }
-    }
-)
+@routes.doc(responses={200: document("The file", *MEDIA_TYPES.values())})
 def export_dataset(name: str, query: ExportQuery) -> Response:
     """Download samples with how each was made, oldest first, as they are in one moment."""
-    state = current()
-    with state.db.transaction() as session:
+    with current().db.transaction() as session:
         dataset = datasets.get(session, name)
-    if query.format == "card":
-        with state.db.transaction() as session:
-            text = card.dataset_card(session, dataset, query.state, query.origin)
-        return _file(f"{name}.md", "text/markdown", iter([text.encode()]))
-    media_type, encode = _ENCODERS[query.format]
-    records = _records(dataset, query)
-    return _file(f"{name}.{query.format}", media_type, encode(records))
+    encode = _ENCODERS.get(query.format)
+    body = encode(_records(dataset, query)) if encode else iter([_card(dataset, query)])
+    suffix = "md" if query.format == "card" else query.format
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{suffix}"'}
+    return Response(body, mimetype=MEDIA_TYPES[query.format], headers=headers)
+
+
+def _card(dataset: tables.Dataset, query: ExportQuery) -> bytes:
+    with current().db.transaction() as session:
+        return card.dataset_card(session, dataset, query.state, query.origin).encode()
 
 
 def _records(dataset: tables.Dataset, query: ExportQuery) -> Iterator[Record]:
@@ -146,11 +140,7 @@ def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
         yield batch
 
 
-_ENCODERS: dict[str, tuple[str, Encoder]] = {
-    "jsonl": ("application/x-ndjson", as_jsonl),
-    "csv": ("text/csv", as_csv),
-    "parquet": ("application/vnd.apache.parquet", as_parquet),
-}
+_ENCODERS: dict[str, Encoder] = {"jsonl": as_jsonl, "csv": as_csv, "parquet": as_parquet}
 
 
 def _csv(rows: Iterable[Record]) -> bytes:
@@ -161,8 +151,3 @@ def _csv(rows: Iterable[Record]) -> bytes:
 
 def _harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def _file(name: str, media_type: str, body: Iterator[bytes]) -> Response:
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(body, mimetype=media_type, headers=headers)

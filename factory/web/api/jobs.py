@@ -15,14 +15,15 @@ from factory.spec import DEMO_BASE, GenerateSpec, JobSpec, Name, TrainSpec
 from factory.web import inputs, shapes
 from factory.web.api.blueprint import PREFIX, blueprint
 from factory.web.api.requests import ACCEPTED, answered
+from factory.web.openapi import document, ref
 from factory.web.paging import PageQuery, page
 from factory.web.state import current
 
 FoundT = TypeVar("FoundT")
 
-SAME_JOB = {
-    "description": "The job that this key was used for",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Job"}}},
+SUBMITTED: dict[int, Any] = {
+    200: document("The job that this key was used for", "application/json", schema=ref("Job")),
+    409: "The key was used for another body",
 }
 PREVIEW_COUNT = 8  # samples with guidance, and as many without
 
@@ -60,7 +61,7 @@ class JobQuery(PageQuery):
 @routes.input(SubmitHeaders, location="headers", arg_name="headers")
 @routes.input(NewJob, arg_name="new")
 @routes.output(shapes.Job, status_code=201)
-@routes.doc(responses={200: SAME_JOB, 409: "The key was used for another body"})
+@routes.doc(responses=SUBMITTED)
 def submit_job(headers: SubmitHeaders, new: NewJob) -> tuple[Any, int, dict[str, str]]:
     """Submit a job.
 

@@ -9,16 +9,14 @@ from flask import Response
 from factory import requests, tables
 from factory.web import problems, shapes
 from factory.web.api.blueprint import PREFIX, blueprint
+from factory.web.openapi import document, ref
 from factory.web.state import State, current
 
 FIRST_LOOK_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
 
 ACCEPTED: dict[int, Any] = {
-    202: {
-        "description": "It takes longer: look at `Location`",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Request"}}},
-    }
+    202: document("It takes longer: look at `Location`", "application/json", schema=ref("Request"))
 }
 
 routes = blueprint("requests")
