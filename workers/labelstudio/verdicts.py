@@ -1,6 +1,6 @@
 """From an annotation, as Label Studio gives it, to a verdict. Pure functions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ def parse(annotation: Annotation) -> Verdict | None:
 
 def _answers(result: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(question, value) of each answer that is about our text."""
-    for item in result if isinstance(result, Sequence) else ():
+    for item in result if isinstance(result, list) else ():
         if isinstance(item, Mapping) and item.get("to_name") == TEXT:
             value = item.get("value")
             if isinstance(value, Mapping):
@@ -55,13 +55,14 @@ def _reasons(value: Mapping[str, Any] | None) -> tuple[str, ...]:
 
 
 def _rewrite(value: Mapping[str, Any] | None) -> str | None:
-    text = "\n".join(_strings(value, "text")).replace("\x00", "").strip()
-    return text or None
+    """Lines of text, in what Postgres can hold: no NUL, no half of a surrogate pair."""
+    lines = "\n".join(_strings(value, "text")).replace("\x00", "")
+    return lines.encode(errors="replace").decode().strip() or None
 
 
 def _rating(value: Mapping[str, Any] | None) -> int | None:
     rating = value.get("rating") if value else None
-    return rating if isinstance(rating, int) and 1 <= rating <= MAX_RATING else None
+    return rating if type(rating) is int and 1 <= rating <= MAX_RATING else None
 
 
 def _strings(value: Mapping[str, Any] | None, key: str) -> list[str]:
