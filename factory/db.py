@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from factory.errors import Unavailable
@@ -37,6 +38,8 @@ class Database:
                 yield session
         except (OperationalError, InterfaceError) as error:
             raise Unavailable(f"The database does not answer: {error.orig}") from error
+        except PoolTimeout as error:
+            raise Unavailable("Every connection to the database is in use. Try again.") from error
 
     @contextmanager
     def only_one(self, name: str) -> Iterator[bool]:

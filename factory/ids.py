@@ -6,10 +6,11 @@ import uuid
 
 
 def new_id() -> uuid.UUID:
-    """A new UUIDv7: 48 bits of Unix milliseconds, then random bits."""
-    stamp = time.time_ns() // 1_000_000
-    noise = int.from_bytes(os.urandom(10))
-    value = (stamp & (1 << 48) - 1) << 80 | noise
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return uuid.UUID(int=value)
+    """A new UUIDv7: 48 bits of Unix milliseconds, 12 of the millisecond's parts, then noise.
+
+    The parts (RFC 9562, method 3) keep ids that one process makes in the order of their making.
+    """
+    stamp, rest = divmod(time.time_ns(), 1_000_000)
+    part = (rest << 12) // 1_000_000
+    noise = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
+    return uuid.UUID(int=(stamp & (1 << 48) - 1) << 80 | 0x7 << 76 | part << 64 | 0x2 << 62 | noise)

@@ -82,7 +82,8 @@ def is_training(session: Session, model: str) -> bool:
 
 def get(session: Session, job_id: uuid.UUID, *, lock: bool = False) -> Job:
     """The job of this id. Raises NotFound."""
-    job = session.get(Job, job_id, with_for_update=True if lock else None)
+    # Not against those who only insert samples of the job: they do not change it.
+    job = session.get(Job, job_id, with_for_update={"key_share": True} if lock else None)
     if job is None:
         raise NotFound(f"There is no job {job_id}.")
     return job
@@ -245,7 +246,7 @@ def _row_progress(session: Session, job: Job) -> Progress:
     ).where(Sample.job_id == job.id)
     done, filtered, tokens, updated_at = session.execute(rows).one()
     failures = select(func.count()).where(Failure.job_id == job.id)
-    failed = session.scalar(failures) or 0
+    failed = (session.scalar(failures) or 0) + _given_up(session, job.id)
     rate = _rate(job.started_at, updated_at)
     left = job.count - done - failed
     return Progress(
@@ -260,10 +261,25 @@ def _row_progress(session: Session, job: Job) -> Progress:
     )
 
 
+def _given_up(session: Session, job_id: uuid.UUID) -> int:
+    """Ordinals of dead shards that have neither a sample nor a failure: nobody will make them."""
+    ranges = select(Shard.id, Shard.start, Shard.stop).where(
+        Shard.job_id == job_id, Shard.state == "dead"
+    )
+    dead: dict[uuid.UUID, int] = {r.id: r.stop - r.start for r in session.execute(ranges)}
+    if not dead:
+        return 0
+    accounted = (
+        select(func.count()).where(table.job_id == job_id, table.shard_id.in_(dead))
+        for table in (Sample, Failure)
+    )
+    return sum(dead.values()) - sum(session.scalar(count) or 0 for count in accounted)
+
+
 def _train_progress(session: Session, job: Job) -> Progress:
     shard = session.scalars(select(Shard).where(Shard.job_id == job.id)).one()
     planned = max(job.count, int(shard.progress.get("planned", 0)))
-    done = planned if job.state == "succeeded" else int(shard.progress.get("done", 0))
+    done = planned if shard.state == "done" else int(shard.progress.get("done", 0))
     now = session.scalar(select(func.clock_timestamp()))
     rate = _rate(job.started_at, now if job.state == "running" else None)
     return Progress(

@@ -86,7 +86,9 @@ def list_all(
 
 def record_digests(session: Session, pair_id: uuid.UUID, digests: Digests) -> None:
     """Note what a pair's weights are; raise ModelError when they are not what they were."""
-    pair = session.get_one(ModelPair, pair_id, with_for_update=True)
+    pair = session.get_one(ModelPair, pair_id, populate_existing=True)
+    if pair.base_sha256 is None:
+        session.refresh(pair, with_for_update={"key_share": True})
     now = (digests.base, digests.expert, digests.tokenizer)
     if pair.base_sha256 is None:
         pair.base_sha256, pair.expert_sha256, pair.tokenizer_sha256 = now
@@ -101,15 +103,21 @@ def _problems(settings: Settings, field: str, ref: str, revision: str | None) ->
     if "\x00" in ref:
         return [FieldError(field, "holds a NUL character")]
     if _is_path(ref):
-        reason = _folder_problem(settings, Path(ref).expanduser())
+        reason = _path_problem(settings, ref)
     else:
         reason = _hub_problem(settings, ref, revision)
     return [FieldError(field, reason)] if reason else []
 
 
+def _path_problem(settings: Settings, ref: str) -> str | None:
+    try:
+        return _folder_problem(settings, Path(ref).expanduser().resolve())
+    except (OSError, RuntimeError) as error:
+        return f"'{ref}' cannot be read: {error}"
+
+
 def _folder_problem(settings: Settings, folder: Path) -> str | None:
-    folder = folder.resolve()
-    if not any(folder.is_relative_to(root.resolve()) for root in settings.roots):
+    if not _is_allowed(settings, folder):
         return (
             f"'{folder}' is not below an allowed folder. "
             "Set FACTORY_MODEL_ROOTS to the folders that models may be loaded from."
@@ -120,7 +128,14 @@ def _folder_problem(settings: Settings, folder: Path) -> str | None:
         return f"'{folder}' holds neither config.json nor adapter_config.json"
     if not any(folder.glob("*.safetensors")):
         return f"'{folder}' holds no .safetensors file, the only format that is loaded"
+    for file in sorted(folder.iterdir()):
+        if not _is_allowed(settings, file.resolve()):
+            return f"'{file}' is a link that leads out of the allowed folders"
     return None
+
+
+def _is_allowed(settings: Settings, path: Path) -> bool:
+    return any(path.is_relative_to(root.resolve()) for root in settings.roots)
 
 
 def _hub_problem(settings: Settings, ref: str, revision: str | None) -> str | None:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, func, select, text, union_all
+from sqlalchemy import Row, func, select, text, union_all
 from sqlalchemy.orm import Session, aliased
 
 from factory.spec import NegativesSpec, Source
@@ -160,7 +160,7 @@ def _center(
     if rejected:
         session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
     for id_ in rejected:
-        row = session.execute(_nearest_accepted(dataset_id, id_, taken)).one_or_none()
+        row = _nearest_accepted(session, dataset_id, id_, taken)
         if row is not None:
             center.append(Document(row.id, "accepted", row.text))
             taken.add(row.id)
@@ -168,19 +168,20 @@ def _center(
 
 
 def _nearest_accepted(
-    dataset_id: uuid.UUID, id_: uuid.UUID, taken: set[uuid.UUID]
-) -> Select[uuid.UUID, str]:
-    here = select(Sample.embedding).where(Sample.id == id_).scalar_subquery()
-    return (
-        select(Sample.id, Sample.text)
-        .where(
-            Sample.dataset_id == dataset_id,
-            Sample.state == "accepted",
-            Sample.origin.in_(("synthetic", "corrected")),
-            Sample.embedding.is_not(None),
-            here.is_not(None),
-            Sample.id.not_in(taken),
-        )
-        .order_by(Sample.embedding.cosine_distance(here))
-        .limit(1)
+    session: Session, dataset_id: uuid.UUID, id_: uuid.UUID, taken: set[uuid.UUID]
+) -> Row[uuid.UUID, str] | None:
+    here = session.scalar(select(Sample.embedding).where(Sample.id == id_))
+    if here is None:
+        return None
+    candidates = select(Sample.id, Sample.text).where(
+        Sample.dataset_id == dataset_id,
+        Sample.state == "accepted",
+        Sample.origin.in_(("synthetic", "corrected")),
+        Sample.embedding.is_not(None),
+        Sample.id.not_in(taken),
     )
+    distance = Sample.embedding.cosine_distance(here)
+    found = session.execute(candidates.order_by(distance).limit(1)).one_or_none()
+    if found is None:  # the index gave up before a row passed: look at each of them
+        found = session.execute(candidates.order_by(distance + 0).limit(1)).one_or_none()
+    return found

@@ -35,8 +35,10 @@ class Lease:
 def claim(session: Session, shard_id: uuid.UUID, worker: str, seconds: float) -> Lease | None:
     """Lease a pending shard of a live job; None when there is nothing to do.
 
-    The shard's wake-up is settled: from here on the lease makes sure that it is not forgotten.
+    The shard's wake-up is settled, unless it was owed anew meanwhile (the job was resumed, or
+    the shard handed back): from here on the lease makes sure that it is not forgotten.
     """
+    owed = outbox.version(session, outbox.RUN_SHARD, shard_id)
     ready = exists().where(Job.id == Shard.job_id, Job.state.in_(("pending", "running")))
     statement = (
         update(Shard)
@@ -51,16 +53,10 @@ def claim(session: Session, shard_id: uuid.UUID, worker: str, seconds: float) ->
         .returning(Shard.id, Shard.job_id, Shard.start, Shard.stop, Shard.fence)
     )
     row = session.execute(statement).one_or_none()
-    outbox.settle(session, outbox.RUN_SHARD, shard_id)
-    if row is None:
-        return None
-    started = func.coalesce(Job.started_at, func.clock_timestamp())
-    session.execute(
-        update(Job)
-        .where(Job.id == row.job_id, Job.state == "pending")
-        .values(state="running", started_at=started)
-    )
-    return Lease(*row)
+    if row is not None:
+        _start_job(session, row.job_id)
+    outbox.settle(session, outbox.RUN_SHARD, shard_id, owed)
+    return Lease(*row) if row else None
 
 
 def begin_attempt(
@@ -123,18 +119,28 @@ def crash(session: Session, lease: Lease, error: str, attempts: int) -> None:
 
 
 def reap(session: Session, attempts: int) -> Sequence[uuid.UUID]:
-    """Free every shard whose lease has run out; returns the jobs it concerns.
+    """Free every shard whose lease has run out; returns the jobs it concerns, sorted: who locks
+    them in this order does not wait for another who does.
 
     Any number of reapers may run: rows that another is freeing are passed over.
     """
     lost = select(Shard).where(Shard.state == "leased", Shard.lease_until < func.clock_timestamp())
-    jobs: list[uuid.UUID] = []
+    jobs: set[uuid.UUID] = set()
     for shard in session.scalars(lost.with_for_update(skip_locked=True)):
         error = f"Worker {shard.worker} was not heard of before its lease ran out."
         lease = Lease(shard.id, shard.job_id, shard.start, shard.stop, shard.fence)
         crash(session, lease, error, attempts)
-        jobs.append(shard.job_id)
-    return jobs
+        jobs.add(shard.job_id)
+    return sorted(jobs)
+
+
+def _start_job(session: Session, job_id: uuid.UUID) -> None:
+    started = func.coalesce(Job.started_at, func.clock_timestamp())
+    session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.state == "pending")
+        .values(state="running", started_at=started)
+    )
 
 
 def _count_crash(session: Session, shard_id: uuid.UUID, error: str, attempts: int) -> None:
