@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from factory import log, negatives, samples, shards
 from factory.db import Database
-from factory.errors import FactoryError
+from factory.errors import FactoryError, Stopped
 from factory.negatives import Chosen, Document
 from factory.samples import Failed, Made, MadeBy
 from factory.settings import Settings
@@ -20,6 +20,8 @@ from workers.leases import Hold
 from workers.pairs import LoadedPair
 
 FLUSH_SECONDS = 2.0  # a finished text is never unstored for longer while others go on
+
+StopRule = Callable[[Sequence[int]], bool]
 
 logger = log.get(__name__)
 
@@ -48,8 +50,10 @@ class Composer:
         self._budget = self.pair.models.max_positions - self.spec.sampling.max_new_tokens
 
     def row(self, ordinal: int, seed: int, chosen: Chosen, *, audit: bool) -> Row:
-        """A row whose contexts hold as many whole documents as fit."""
-        away, center = (self._context(part) for part in (chosen.negatives, chosen.center))
+        """A row whose contexts hold as many whole documents as fit. Without a negative there is
+        nothing to push from, and no centre of it."""
+        away = self._context(chosen.negatives)
+        center = self._context(chosen.center if away.kept else ())
         request = Request(
             prompt_ids=self._layout.prompt_ids(),
             seed=seed,
@@ -71,22 +75,36 @@ class Composer:
         """The text of a finished row, without its stop string."""
         return layout.cut_at_stop(self._layout.text_of(token_ids), self.spec.sampling.stop)[0]
 
-    def decoder(self, slots: int, *, trace: bool) -> SteerDecoder:
-        """A decoder with this spec's settings."""
+    def decoder(
+        self, slots: int, *, trace: bool, watch: Callable[[], None] | None = None
+    ) -> SteerDecoder:
+        """A decoder with this spec's settings. `watch` is called with each token, and what it
+        raises ends the run."""
+        at_stop = stop_rule(self.pair, self.spec.sampling.stop)
         return SteerDecoder(
             self.pair.models,
             self.spec.guidance.build(),
             self.spec.sampling.build(),
             slots,
             trace=trace,
-            should_stop=stop_rule(self.pair, self.spec.sampling.stop),
+            should_stop=at_stop if watch is None else _watched(at_stop, watch),
         )
 
     def _context(self, documents: Sequence[Document]) -> Context:
-        return self._layout.context([document.text for document in documents], self._budget)
+        """The documents' context; empty when there are none or none fits."""
+        context = self._layout.context([document.text for document in documents], self._budget)
+        return context if context.kept else Context((), (), ())
 
 
-def stop_rule(pair: LoadedPair, stop: Sequence[str]) -> Callable[[Sequence[int]], bool] | None:
+def _watched(at_stop: StopRule | None, watch: Callable[[], None]) -> StopRule:
+    def should_stop(token_ids: Sequence[int]) -> bool:
+        watch()
+        return at_stop is not None and at_stop(token_ids)
+
+    return should_stop
+
+
+def stop_rule(pair: LoadedPair, stop: Sequence[str]) -> StopRule | None:
     """Whether a row's text has come to a stop string.
 
     Only a token that brings a stop string's last character (or part of a character) can
@@ -122,20 +140,28 @@ class ShardRun:
     _flushed: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> None:
-        """Make what is missing and end the shard. Raises LeaseLost, Stopped, DecodingError."""
+        """Make what is missing. What is finished is stored also when the run is stopped.
+
+        Raises LeaseLost, Stopped, DecodingError.
+        """
         with self.database.transaction() as session:
             ordinals = shards.missing(session, self.hold.lease)
         composer = Composer(self.spec, self.pair)
-        decoder = composer.decoder(self.settings.slots, trace=self.spec.trace)
-        for completion in decoder.run(self._requests(composer, ordinals)):
-            self._keep(completion, composer)
+        decoder = composer.decoder(
+            self.settings.slots, trace=self.spec.trace, watch=self.hold.check
+        )
+        try:
+            for completion in decoder.run(self._requests(composer, ordinals)):
+                self._keep(completion, composer)
+        except Stopped:
+            self._flush()
+            raise
         self._flush()
 
     def _requests(self, composer: Composer, ordinals: Sequence[int]) -> Iterator[Request]:
         """Pulled by the decoder as slots start, so that the newest verdicts already count."""
         chosen, left = Chosen(), 0
         for index, ordinal in enumerate(ordinals):
-            self.hold.check()
             seed = row_seed(self.spec.seed, ordinal)
             audit = is_audit(self.spec.audit, ordinal)
             if not audit and left == 0:
@@ -158,7 +184,6 @@ class ShardRun:
         waited = time.monotonic() - self._flushed
         if len(self._batch) >= self.settings.commit_batch or waited > FLUSH_SECONDS:
             self._flush()
-        self.hold.check()
 
     def _flush(self) -> None:
         """Store the batch under the lease; nothing is stored when the lease is lost."""

@@ -68,11 +68,11 @@ class Desk:
             return self._preview(session, request.payload["spec"])
         past = _past(session, uuid.UUID(request.payload["sample"]))
         answer = self._replay if request.kind == "replay" else self._explain
-        return answer(session, past)
+        return answer(past)
 
-    def _replay(self, session: Session, past: Past) -> dict[str, Any]:
+    def _replay(self, past: Past) -> dict[str, Any]:
         """Make a sample again from what was recorded, and compare the tokens."""
-        pair = self._load(session, past.model)
+        pair = self.pairs.load(past.model)
         completion, composer = _again(pair, past)
         expected = tuple(past.sample.token_ids or ())
         return {
@@ -82,9 +82,9 @@ class Desk:
             "first_difference": _first_difference(pair, expected, completion.token_ids),
         }
 
-    def _explain(self, session: Session, past: Past) -> dict[str, Any]:
+    def _explain(self, past: Past) -> dict[str, Any]:
         """What moved each token: from the stored trace, or from a replay when there is none."""
-        pair = self._load(session, past.model)
+        pair = self.pairs.load(past.model)
         if past.sample.trace is not None:
             trace = Trace.from_bytes(past.sample.trace)
         else:
@@ -98,7 +98,7 @@ class Desk:
         """A few samples with and without guidance, from the same seeds. Nothing is stored."""
         spec = GenerateSpec.model_validate(payload)
         dataset = datasets.get(session, spec.dataset)
-        pair = self._load(session, models.get(session, spec.model))
+        pair = self.pairs.load(models.get(session, spec.model))
         spec = spec.model_copy(update={"prompt": spec.prompt or dataset.prompt})
         off = {"gamma": 0.0, "eta": 0.0}
         plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
@@ -127,11 +127,6 @@ class Desk:
             return Chosen()
         rng = random.Random(seed)
         return negatives.choose(session, dataset_id, spec.negatives, rng)
-
-    def _load(self, session: Session, model: ModelPair) -> LoadedPair:
-        pair = self.pairs.load(model)
-        models.record_digests(session, model.id, pair.digests)
-        return pair
 
 
 def _past(session: Session, sample_id: uuid.UUID) -> Past:

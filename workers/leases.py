@@ -59,12 +59,13 @@ class Hold:
 
     def _beat(self) -> None:
         database = Database(self._settings.database_url, pool_size=1)
-        while not self._released.wait(self._settings.heartbeat_seconds) and not self._ended:
+        while not self._released.wait(self._settings.heartbeat_seconds):
             try:
                 with database.transaction() as session:
                     self.renew(session)
             except LeaseLost as error:
                 self._ended = error
+                break
             except Unavailable as error:
                 logger.warning(
                     "lease.not_renewed", shard=str(self.lease.shard_id), error=str(error)

@@ -13,8 +13,9 @@ from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from factory import __version__, log
+from factory.db import Database
 from factory.errors import ModelError
-from factory.models import Digests
+from factory.models import Digests, record_digests
 from factory.settings import Settings
 from factory.tables import ModelPair as PairRow
 from workers.decoding import ModelPair
@@ -47,7 +48,7 @@ class LoadedPair:
             "device": _device_name(self.models.device),
             "dtype": str(self.models.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
-            "software": _software(),
+            "software": software(),
         }
 
 
@@ -56,18 +57,23 @@ class PairCache:
     """Loads pairs where the settings say, and keeps the last one."""
 
     settings: Settings
+    database: Database
     _last: LoadedPair | None = field(default=None, init=False)
 
     def load(self, row: PairRow) -> LoadedPair:
-        """The pair of this row, ready to decode. Raises ModelError saying what and where."""
+        """The pair of this row, ready to decode and made of the files that it was first made
+        of. Raises ModelError saying what and where."""
         if self._last is None or self._last.name != row.name:
             self._last = None  # its memory is free before the next pair takes some
-            self._last = self._load(row)
+            pair = self._load(row)
+            with self.database.transaction() as session:
+                record_digests(session, row.id, pair.digests)
+            self._last = pair
         return self._last
 
     def _load(self, row: PairRow) -> LoadedPair:
         base, expert = (_folder(ref, row.revision) for ref in (row.base, row.expert))
-        device = _device(self.settings.device)
+        device = device_of(self.settings)
         models = ModelPair.load(str(base), str(expert), device, _dtype(self.settings, device))
         logger.info("pair.loaded", pair=row.name, device=device, kind=models.kind)
         digests = Digests(_weights_digest(base), _weights_digest(expert), _tokenizer_digest(base))
@@ -95,10 +101,10 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return loaded
 
 
-def _device(wanted: str) -> str:
+def device_of(settings: Settings) -> str:
     """Where models run: the first GPU if there is one, else the CPU, and says which."""
-    if wanted != "auto":
-        return wanted
+    if settings.device != "auto":
+        return settings.device
     if torch.cuda.is_available():
         return "cuda:0"
     logger.warning("gpu.none", detail="No GPU is visible: models run on the CPU.")
@@ -137,7 +143,8 @@ def _device_name(device: torch.device) -> str:
     return f"{device} {platform.machine()}"
 
 
-def _software() -> dict[str, str]:
+def software() -> dict[str, str]:
+    """The versions that decide what comes out."""
     return {
         "factory": __version__,
         "python": platform.python_version(),
