@@ -108,8 +108,10 @@ def open_home(root: Path) -> Home:
         # Others may pass through (Postgres may run as `nobody`) but not list it.
         home.root.mkdir(parents=True, exist_ok=True)
         home.root.chmod(0o711)
-        for folder in (home.logs, home.models, home.demo):
+        for folder in (home.models, home.demo):
             folder.mkdir(exist_ok=True)
+        for private in (home.logs, home.redis):
+            private.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise StackError(
             f"The folder {home.root} cannot be used: {error.strerror}. "

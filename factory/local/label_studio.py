@@ -58,7 +58,7 @@ class Server:
         """The server's command. Raises `StackError` when its environment is not installed."""
         if not is_installed(self.venv):
             raise StackError(f"Label Studio {VERSION} is not installed in {self.venv}.")
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
         _write_ahead(self.directory / "label_studio.sqlite3")
         arguments = ("start", "--no-browser", "--internal-host", "127.0.0.1")
         return Command(

@@ -36,7 +36,7 @@ class Server:
         Raises `StackError` when the wheel is not installed.
         """
         program = binary()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, exist_ok=True)
         configuration = self.directory / "redis.conf"
         configuration.touch(mode=0o600)
         configuration.write_text(self._configuration())

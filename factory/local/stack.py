@@ -30,7 +30,7 @@ from factory.settings import Settings
 # Stopped in this order; seconds before what is left is killed. Together below 15.
 STOPPING = (
     (("beat", "gpu-worker", "cpu-worker"), 6.0),
-    (("web", "label-studio"), 2.5),
+    (("web", "label-studio"), 3.0),
     (("redis",), 1.5),
     (("postgres",), 3.0),
 )
