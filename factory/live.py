@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-LINE_SECONDS = 2.0  # between two lines about the same phase
+LINE_SECONDS = 5.0  # between two lines about the same phase
 
 
 class Phase:

@@ -325,9 +325,9 @@ def _teller(shown: Live) -> Callable[[Event], None]:
     """Tells what happens to the parts of the stack, above the bars."""
 
     def tell(event: Event) -> None:
-        title = TITLES.get(event.part, event.part)
+        what = event.detail if event.state == "note" else event.state
+        detail = f" ({event.detail})" if event.detail and event.state != "note" else ""
         took = f" {event.seconds:.1f} s" if event.seconds is not None else ""
-        detail = f" ({event.detail})" if event.detail else ""
-        shown.say(f"  {title} {event.state}{detail}{took}")
+        shown.say(f"  {TITLES.get(event.part, event.part)} {what}{detail}{took}")
 
     return tell
