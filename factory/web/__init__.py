@@ -6,7 +6,7 @@ from factory import __version__
 from factory.db import Database
 from factory.dispatch import celery_app
 from factory.settings import Settings
-from factory.web import api, auth, health, hooks, observe, openapi, pages, problems
+from factory.web import api, auth, health, hooks, inputs, observe, openapi, pages, problems
 from factory.web.metrics import Metrics
 from factory.web.state import KEY, THREADS, State
 
@@ -23,7 +23,7 @@ def create_app(settings: Settings) -> APIFlask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     db = Database(settings.database_url, pool_size=THREADS)
     app.extensions[KEY] = State(settings, db, celery_app(settings), Metrics(db))
-    for part in (observe, problems, auth, openapi):
+    for part in (observe, problems, inputs, auth, openapi):
         part.configure(app)
     api.register(app)
     app.register_blueprint(hooks.routes)

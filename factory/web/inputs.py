@@ -4,11 +4,11 @@ from typing import Any, get_origin
 
 from apiflask.schema_adapters import registry
 from apiflask.schema_adapters.pydantic import PydanticAdapter
-from flask import Request
+from flask import Flask, Request, request
 from pydantic import BaseModel, ValidationError
 
 from factory import strict_json
-from factory.errors import FieldError, Invalid, Malformed, UnsupportedType
+from factory.errors import FieldError, Invalid, Malformed, NotFound, UnsupportedType
 
 MAX_JSON_BYTES = 1024 * 1024
 
@@ -30,6 +30,11 @@ class StrictAdapter(PydanticAdapter):
         if location == "headers":
             return validated(model, {k.lower().replace("-", "_"): v for k, v in request.headers})
         raise ValueError(f"Nothing is read from '{location}'.")
+
+
+def configure(app: Flask) -> None:
+    """Look at every path before anything else does."""
+    app.before_request(_check_path)
 
 
 def install() -> None:
@@ -78,6 +83,12 @@ def _path(location: tuple[int | str, ...]) -> str:
     """Dotted, and without the tag that pydantic puts before the fields of a job spec."""
     parts = location[1:] if location[:1] in (("generate",), ("train",)) else location
     return ".".join(str(part) for part in parts)
+
+
+def _check_path() -> None:
+    """Postgres cannot hold a NUL character, so nothing is named by one. Raises NotFound."""
+    if any("\x00" in str(value) for value in (request.view_args or {}).values()):
+        raise NotFound("Nothing has a NUL character in its name.")
 
 
 def _query(request: Request, model: type[BaseModel]) -> dict[str, Any]:

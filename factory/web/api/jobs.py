@@ -98,7 +98,7 @@ def preview_job(spec: PreviewSpec) -> Any:
 def list_jobs(query: JobQuery) -> dict[str, Any]:
     """List jobs, newest first."""
     with current().db.transaction() as session:
-        dataset_id = datasets.get(session, query.dataset).id if query.dataset else None
+        dataset_id = _dataset(session, query.dataset).id if query.dataset else None
         return page(
             lambda n: jobs.list_page(
                 session, dataset_id=dataset_id, state=query.state, before=query.before, limit=n
@@ -170,7 +170,7 @@ def _parts(
     session: Session, settings: Settings, spec: GenerateSpec | TrainSpec
 ) -> tuple[tables.Dataset, tables.ModelPair | None]:
     """The dataset and the model pair that a spec names. Raises Invalid or Conflict."""
-    dataset = _named("dataset", lambda: datasets.get(session, spec.dataset))
+    dataset = _dataset(session, spec.dataset)
     if isinstance(spec, GenerateSpec):
         return dataset, _named("model", lambda: models.get(session, spec.model))
     if models.exists(session, spec.model) or jobs.is_training(session, spec.model):
@@ -180,8 +180,12 @@ def _parts(
     return dataset, None
 
 
+def _dataset(session: Session, name: str) -> tables.Dataset:
+    return _named("dataset", lambda: datasets.get(session, name))
+
+
 def _named(field: str, find: Callable[[], FoundT]) -> FoundT:
-    """What `find` finds; a name in the body that names nothing is an error of its field."""
+    """What `find` finds; a field that names nothing is an error of that field."""
     try:
         return find()
     except NotFound as error:
