@@ -13,7 +13,7 @@ from factory.settings import Settings
 from factory.web import create_app
 from factory.web.state import KEY
 
-EXAMPLES = 15  # random ones for each operation, beside those that cover every constraint
+EXAMPLES = 10  # random ones for each operation, beside those that cover every constraint
 CONFIG = {
     "seed": 7,
     "generation": {"max-examples": EXAMPLES, "database": "none", "allow-x00": False},
