@@ -1,6 +1,6 @@
 """Takes a picture of every page, wide and narrow, light and dark, of a factory with data.
 
-    python -m tests.browser.screenshots FOLDER
+python -m tests.browser.screenshots FOLDER
 """
 
 import os
@@ -34,7 +34,7 @@ def paths(seeded: Seeded) -> dict[str, str]:
         "job-new": "/jobs/new",
         "job-running": f"/jobs/{seeded.running}",
         "job-finished": f"/jobs/{seeded.finished}",
-        "samples": "/samples",
+        "samples": "/samples?dataset=hypotheses",
         "sample": f"/samples/{seeded.sample}",
         "sample-explained": f"/samples/{seeded.sample}?asked={seeded.explanation}",
         "sample-replayed": f"/samples/{seeded.sample}?asked={seeded.replay}",

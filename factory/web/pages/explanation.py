@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-HEIGHT = 44  # of a token's drawing, in its own units; the axis is in the middle
-FULL = 18  # the longest bar
+HEIGHT = 56  # of a token's drawing, in its own units; the axis is in the middle
+FULL = 26  # the longest bar
 FLOOR = 0.5  # nats: shorter scales would draw noise large
 
 

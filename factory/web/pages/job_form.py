@@ -101,6 +101,11 @@ def _body(form: Form) -> dict[str, Any]:
     values = {name: form.values[name] for name in FIELDS if name != "sampling.stop"}
     body = {"kind": "generate", **forms.nested(values, CHECKS)}
     body.setdefault("sampling", {})["stop"] = _stops(form)
+    body["negatives"]["sources"] = {
+        name: weight
+        for name in SOURCES
+        if (weight := form.values[f"negatives.sources.{name}"].strip()) not in ("", "0")
+    }
     return body
 
 

@@ -42,6 +42,7 @@ SIGNS: Mapping[str, tuple[str, str]] = {  # meaning → (sign, class of its colo
 
 PLAIN: Mapping[str, str] = {
     "in_review": "in review",
+    "synthetic": "generated",
     "generated": "not reviewed",
     "filtered": "filtered out",
     "pending": "waiting",

@@ -1,0 +1,171 @@
+"""What people do with the dashboard, in a real browser."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from factory import jobs, requests
+
+from .conftest import Watched
+from .screenshots import paths
+from .seed import Seeded, finish
+from .site import Site
+
+
+def test_a_job_is_submitted_and_watched_to_its_end(
+    watched: Watched, site: Site, seeded: Seeded
+) -> None:
+    page = watched.page
+    page.get_by_role("link", name="New job").click()
+    page.get_by_label("Dataset", exact=True).select_option("hypotheses")
+    page.get_by_label("Samples", exact=True).fill("6")
+    page.get_by_label("Avoid what exists (η), slider").fill("0.75")
+    expect(page.get_by_label("▼ Avoid what exists (η)", exact=True)).to_have_value("0.75")
+    expect(page.locator("#same-yaml")).to_contain_text("eta: 0.75")
+    page.get_by_role("button", name="Start the job").click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("hypotheses · 6 samples")
+    expect(page.locator("#live")).to_contain_text("0 of 6 samples")
+    with site.db.transaction() as session:
+        [job] = jobs.list_page(session, limit=1)
+    finish(site.db, job.id)
+    expect(page.locator("#live")).to_contain_text("6 of 6 samples")
+    expect(page.locator("#newest ~ *, .feed li")).not_to_have_count(0)
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+    expect(page.locator("#announce")).to_have_text("Job done, 100 percent")
+
+
+def test_a_sample_is_opened_and_replayed(watched: Watched, site: Site, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto(f"/jobs/{seeded.finished}")
+    page.locator(".feed a").first.click()
+    expect(page.get_by_role("heading", name="How it was made")).to_be_visible()
+    page.get_by_role("button", name="Replay").click()
+    expect(page.locator("#answer")).to_contain_text("A GPU worker is asked")
+    with site.db.transaction() as session:
+        [request_id] = requests.pending(session)
+        same = {"identical": True, "text": "", "expected": "", "first_difference": None}
+        requests.answer(session, requests.get(session, request_id), same)
+    expect(page.locator("#answer")).to_contain_text("Identical")
+
+
+def test_a_job_is_paused_and_cancelled(watched: Watched, site: Site, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto(f"/jobs/new?like={seeded.finished}")
+    page.get_by_role("button", name="Start the job").click()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    page.get_by_text("■ Cancel").click()
+    page.get_by_role("button", name="Cancel this job").click()
+    expect(page.get_by_text("The job is cancelled now.")).to_be_visible()
+
+
+def test_everything_is_reached_by_keyboard(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.keyboard.press("/")
+    expect(page.get_by_label("Search samples")).to_be_focused()
+    page.keyboard.type("nitrogen j")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("nitrogen")
+    page.keyboard.press("Enter")
+    page.goto("/samples?dataset=hypotheses&q=nitrogen")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    first = page.locator("[data-open]").first
+    expect(first).to_be_focused()
+    wanted = first.get_attribute("href")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(f"{wanted}$"))
+
+
+def test_single_keys_can_be_switched_off(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/samples?dataset=hypotheses")
+    page.keyboard.press("?")
+    page.get_by_label("Single-letter keys are on").uncheck()
+    page.get_by_role("button", name="Close").click()
+    page.keyboard.press("/")
+    expect(page.get_by_label("Search samples")).not_to_be_focused()
+
+
+def test_a_job_is_submitted_without_scripts(unscripted: Watched, seeded: Seeded) -> None:
+    page = unscripted.page
+    page.goto("/jobs/new?dataset=hypotheses")
+    page.locator("[id='count']").fill("5")
+    page.locator("[id='guidance.gamma']").fill("0.2")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("hypotheses · 5 samples")
+    expect(page.get_by_text("This page reloads every five seconds.")).to_be_visible()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+
+
+def test_no_page_is_wider_than_a_phone(phone: Watched, seeded: Seeded) -> None:
+    for path in pages_of(seeded):
+        phone.page.goto(path)
+        assert _overflow(phone.page) <= 0, path
+
+
+def test_no_page_makes_trouble(watched: Watched, seeded: Seeded) -> None:
+    for path in pages_of(seeded):
+        watched.page.goto(path)
+        watched.page.wait_for_load_state("networkidle" if "jobs/" not in path else "load")
+        assert _overflow(watched.page) <= 0, path
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_has_enough_contrast(watched: Watched, seeded: Seeded, theme: str) -> None:
+    page = watched.page
+    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    for path in pages_of(seeded):
+        page.goto(path)
+        assert page.evaluate(LOW_CONTRAST) == [], path
+
+
+def pages_of(seeded: Seeded) -> list[str]:
+    """Every page that answers 200."""
+    return [path for name, path in paths(seeded).items() if name != "not-found"]
+
+
+def _overflow(page: Page) -> int:
+    """How many pixels the page is wider than the window."""
+    return int(
+        page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    )
+
+
+# Text of less than 4.5:1 against the background that is painted behind it (WCAG AA). Signs are
+# hidden from screen readers, have a word beside them, and count as graphics.
+LOW_CONTRAST = r"""() => {
+  const parse = (c) => (c.match(/[\d.]+/g) || []).map(Number);
+  const shade = ([r, g, b]) => [r, g, b]
+    .map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const color = getComputedStyle(at).backgroundColor;
+      if (color.startsWith("rgb(")) return parse(color);
+    }
+    return [255, 255, 255];
+  };
+  const low = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim());
+    if (!own || node.closest("[aria-hidden=true], option") || !node.checkVisibility()) continue;
+    const [a, b] = [shade(parse(getComputedStyle(node).color)), shade(behind(node))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) low.push([node.tagName, node.textContent.trim().slice(0, 40), ratio]);
+  }
+  return low;
+}"""
