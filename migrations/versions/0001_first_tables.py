@@ -288,7 +288,9 @@ def upgrade() -> None:
         sa.Column("filter_reason", sa.String(), nullable=True),
         sa.Column("trace", sa.LargeBinary(), nullable=True),
         sa.CheckConstraint(
-            "(origin = 'synthetic') = (job_id IS NOT NULL) AND (origin = 'synthetic') = (ordinal IS NOT NULL) AND (origin = 'corrected') = (corrects IS NOT NULL)",
+            "(origin = 'synthetic') = (job_id IS NOT NULL) AND "
+            "(origin = 'synthetic') = (ordinal IS NOT NULL) AND "
+            "(origin = 'corrected') = (corrects IS NOT NULL)",
             name=op.f("ck_samples_made_by"),
         ),
         sa.CheckConstraint(
