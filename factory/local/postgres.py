@@ -135,7 +135,7 @@ class Server:
         connection.execute(make.format(sql.Identifier(DATABASE), sql.Identifier(ROLE)))
 
     @contextmanager
-    def running(self, log_file: Path, patience: float = 30) -> Iterator["Server"]:
+    def running(self, log_file: Path, patience: float = 60) -> Iterator["Server"]:
         """The server, up and bootstrapped for the block, for tests and tools."""
         child = process.launch(self.prepare(), log_file)
         try:

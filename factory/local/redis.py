@@ -72,7 +72,7 @@ class Server:
             return False
 
     @contextmanager
-    def running(self, log_file: Path, patience: float = 10) -> Iterator["Server"]:
+    def running(self, log_file: Path, patience: float = 60) -> Iterator["Server"]:
         """The server, up for the block, for tests and tools."""
         child = process.launch(self.prepare(), log_file)
         try:

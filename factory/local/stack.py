@@ -209,14 +209,14 @@ class Stack:
             label_studio.ensure_venv(self._venv, installation_log, supervisor.mark(self.home))
         if server.is_new:
             self._on_event(Event("label-studio", "note", "its first start takes about a minute"))
-        children.spawn(Child("label-studio", server.prepare, server.ready, patience=300))
+        children.spawn(Child("label-studio", server.prepare, server.ready, patience=600))
         children.await_ready("label-studio")
 
     def _start_database(self, children: Supervisor) -> None:
         if self._settings.database_url:
             return
         server = self._postgres
-        children.spawn(Child("postgres", server.prepare, server.ready, patience=60))
+        children.spawn(Child("postgres", server.prepare, server.ready))
         children.await_ready("postgres")
         server.bootstrap()
 
@@ -224,7 +224,7 @@ class Stack:
         if self._settings.broker_url:
             return
         server = self._redis
-        children.spawn(Child("redis", server.prepare, server.ready, patience=30))
+        children.spawn(Child("redis", server.prepare, server.ready))
         children.await_ready("redis")
 
     def _migrate(self) -> None:

@@ -52,7 +52,7 @@ class Child:
     name: str
     prepare: Callable[[], Command]
     ready: Callable[[], bool] | None = None
-    patience: float = 60
+    patience: float = 120
 
 
 @dataclass(frozen=True)
