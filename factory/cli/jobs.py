@@ -7,7 +7,7 @@ import click
 
 from factory.cli.command import Group
 from factory.cli.connect import connected
-from factory.cli.output import answer, details, note, short, table
+from factory.cli.output import answer, details, note, table
 from factory.cli.specs import gathered, spec_options
 from factory.cli.watch import follow, summary
 from factory.client import ENDED, Client
@@ -147,4 +147,4 @@ def _row(job: Json) -> tuple[Any, ...]:
 
 def _pairs(made: Json) -> list[tuple[Any, ...]]:
     both = zip(made["guided"], made["unguided"], strict=True)
-    return [(a["seed"], short(a["text"], 100), short(b["text"], 100)) for a, b in both]
+    return [(a["seed"], a["text"], b["text"]) for a, b in both]

@@ -147,7 +147,7 @@ class Demo:
         self._review(dataset, control, second)
         rounds = zip((FIRST, CONTROL, SECOND), (first, control, second), strict=True)
         made = [self._made(each, dataset["name"], job) for each, job in rounds]
-        _check(made)
+        check(made)
         return made, real
 
     def _dataset(self, real: Sequence[str]) -> Json:
@@ -269,7 +269,7 @@ def _result(made: Made, real: Sequence[str]) -> Json:
     )
 
 
-def _check(rounds: Sequence[Made]) -> None:
+def check(rounds: Sequence[Made]) -> None:
     """Raise FactoryError unless every planned sample was stored, pushed and reviewed."""
     for made in rounds:
         counts = made.counts
