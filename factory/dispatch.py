@@ -28,6 +28,7 @@ def celery_app(settings: Settings) -> Celery:
         },
         task_create_missing_queues=True,
         worker_prefetch_multiplier=1,
+        worker_proc_alive_timeout=120,  # a new child imports torch first; the default is 4 s
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
