@@ -6,7 +6,7 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
-from factory import tokens
+from factory import log, tokens
 from factory.db import Database
 from factory.settings import Settings
 from factory.web import create_app
@@ -18,6 +18,7 @@ MEMORY = Path("/dev/shm")  # noqa: S108
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unavailable when the database does not answer."""
+    log.configure(settings.log_level)
     _ensure_token(settings)
     _Server(settings).run()
 

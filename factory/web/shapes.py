@@ -1,13 +1,10 @@
-"""What the API answers with, and how rows become it."""
+"""What the API answers with."""
 
 import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
-
-from factory import tables
-from factory.jobs import Progress
 
 Origin = Literal["real", "synthetic", "corrected"]
 SampleState = Literal["generated", "filtered", "in_review", "accepted", "rejected", "fixed"]
@@ -435,59 +432,3 @@ class Live(Shape):
 
     status: Literal["live"] = "live"
     version: str
-
-
-def dataset(row: tables.Dataset, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
-    """A dataset as the API shows it."""
-    return _columns(row, Dataset, counts=counts)
-
-
-def sample(row: tables.Sample, dataset_name: str) -> dict[str, Any]:
-    """A sample as the API shows it."""
-    return _columns(
-        row,
-        Sample,
-        dataset=dataset_name,
-        job=row.job_id,
-        shard=row.shard_id,
-        tokens=row.token_count,
-    )
-
-
-def review(row: tables.Review) -> dict[str, Any]:
-    """A review as the API shows it."""
-    return _columns(row, Review, sample=row.sample_id, annotation=row.annotation_id)
-
-
-def model(row: tables.ModelPair) -> dict[str, Any]:
-    """A model pair as the API shows it."""
-    return _columns(row, ModelPair)
-
-
-def job(row: tables.Job, progress: Progress) -> dict[str, Any]:
-    """A job as the API shows it."""
-    spec = row.spec
-    return _columns(
-        row, Job, dataset=spec["dataset"], model=spec["model"], progress=progress.__dict__
-    )
-
-
-def request(row: tables.Request) -> dict[str, Any]:
-    """A request as the API shows it."""
-    state = "pending" if row.done_at is None else "failed" if row.error else "done"
-    return _columns(row, Request, state=state)
-
-
-def token(row: tables.ApiToken, **more: str) -> dict[str, Any]:
-    """A token as the API shows it."""
-    return _columns(row, NewToken if more else Token, **more)
-
-
-def shard(row: tables.Shard) -> dict[str, Any]:
-    """A shard as the API shows it."""
-    return _columns(row, Shard)
-
-
-def _columns(row: Any, shape: type[Shape], **given: Any) -> dict[str, Any]:
-    """The row's columns of the same name, and what is given beside them."""
-    return {name: getattr(row, name) for name in shape.model_fields if name not in given} | given

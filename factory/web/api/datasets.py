@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from factory import datasets, negatives, outbox, reviews, samples, tables
 from factory.errors import Conflict, FieldError, Invalid
 from factory.spec import Name
-from factory.web import shapes
+from factory.web import shapes, show
 from factory.web.api.blueprint import PREFIX, blueprint
 from factory.web.paging import PageQuery, page
 from factory.web.state import current
@@ -118,7 +118,7 @@ def list_samples(name: str, query: SampleQuery) -> dict[str, Any]:
                 limit=n,
             ),
             query.limit,
-            lambda row: shapes.sample(row, name),
+            lambda row: show.sample(row, name),
         )
 
 
@@ -151,7 +151,7 @@ def list_negatives(name: str, query: PageQuery) -> dict[str, Any]:
             return [sample for sample, _ in found]
 
         listed = page(
-            rows, query.limit, lambda row: shapes.sample(row, name) | {"used": used[row.id]}
+            rows, query.limit, lambda row: show.sample(row, name) | {"used": used[row.id]}
         )
         return listed | {"pools": negatives.pools(session, dataset.id)}
 
@@ -166,7 +166,7 @@ def list_reviews(name: str, query: PageQuery) -> dict[str, Any]:
         return page(
             lambda n: reviews.list_page(session, dataset.id, before=query.before, limit=n),
             query.limit,
-            shapes.review,
+            show.review,
         )
 
 
@@ -185,4 +185,4 @@ def sync_reviews(name: str) -> dict[str, Any]:
 
 
 def _shown(session: Session, dataset: tables.Dataset) -> dict[str, Any]:
-    return shapes.dataset(dataset, datasets.counts(session, dataset))
+    return show.dataset(dataset, datasets.counts(session, dataset))

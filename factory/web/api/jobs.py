@@ -12,7 +12,7 @@ from factory import datasets, jobs, models, tables
 from factory.errors import Conflict, FieldError, Invalid, NotFound
 from factory.settings import Settings
 from factory.spec import DEMO_BASE, GenerateSpec, JobSpec, Name, TrainSpec
-from factory.web import inputs, shapes
+from factory.web import inputs, shapes, show
 from factory.web.api.blueprint import PREFIX, blueprint
 from factory.web.api.requests import ACCEPTED, answered
 from factory.web.openapi import document, ref
@@ -123,7 +123,7 @@ def list_shards(job_id: uuid.UUID) -> dict[str, Any]:
     with current().db.transaction() as session:
         job = jobs.get(session, job_id)
         shards = jobs.shards_of(session, job.id)
-        return {"items": [shapes.shard(shard) for shard in shards], "next_cursor": None}
+        return {"items": [show.shard(shard) for shard in shards], "next_cursor": None}
 
 
 @routes.post("/jobs/<uuid:job_id>/cancel")
@@ -163,7 +163,7 @@ def push_job(job_id: uuid.UUID) -> dict[str, Any]:
 
 def shown(session: Session, job: tables.Job) -> dict[str, Any]:
     """A job with its progress, as the API shows it."""
-    return shapes.job(job, jobs.progress(session, job))
+    return show.job(job, jobs.progress(session, job))
 
 
 def _parts(

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from factory import models
 from factory.spec import Name
-from factory.web import shapes
+from factory.web import shapes, show
 from factory.web.api.blueprint import blueprint
 from factory.web.paging import PageQuery, page
 from factory.web.state import current
@@ -44,7 +44,7 @@ def create_model(new: NewModelPair) -> dict[str, Any]:
     """Register a model pair. Its weights are first read when a worker loads them."""
     state = current()
     with state.db.transaction() as session:
-        return shapes.model(models.add(session, state.settings, **new.model_dump()))
+        return show.model(models.add(session, state.settings, **new.model_dump()))
 
 
 @routes.get("/models")
@@ -56,5 +56,5 @@ def list_models(query: PageQuery) -> dict[str, Any]:
         return page(
             lambda n: models.list_all(session, before=query.before, limit=n),
             query.limit,
-            shapes.model,
+            show.model,
         )

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response
 
 from factory import requests, tables
-from factory.web import problems, shapes
+from factory.web import problems, shapes, show
 from factory.web.api.blueprint import PREFIX, blueprint
 from factory.web.openapi import document, ref
 from factory.web.state import State, current
@@ -27,7 +27,7 @@ routes = blueprint("requests")
 def get_request(request_id: uuid.UUID) -> dict[str, Any]:
     """Show what became of a request that was answered with 202."""
     with current().db.transaction() as session:
-        return shapes.request(requests.get(session, request_id))
+        return show.request(requests.get(session, request_id))
 
 
 def answered(kind: str, payload: dict[str, Any]) -> Any:
@@ -63,7 +63,7 @@ def _wait(state: State, asked: tables.Request) -> tables.Request:
 
 
 def _accepted(row: tables.Request) -> Response:
-    shown = shapes.Request.model_validate(shapes.request(row))
+    shown = shapes.Request.model_validate(show.request(row))
     headers = {"Location": f"{PREFIX}/requests/{row.id}", "Retry-After": "1"}
     body = shown.model_dump_json()
     return Response(body, 202, headers=headers, mimetype="application/json")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from factory import reviews, samples, tables
-from factory.web import shapes
+from factory.web import shapes, show
 from factory.web.api.blueprint import blueprint
 from factory.web.api.requests import ACCEPTED, answered
 from factory.web.state import current
@@ -30,8 +30,8 @@ def get_sample(sample_id: uuid.UUID) -> dict[str, Any]:
     with current().db.transaction() as session:
         row = samples.get(session, sample_id)
         push = reviews.push_of(session, sample_id)
-        return shapes.sample(row, _dataset_name(session, row)) | {
-            "reviews": [shapes.review(review) for review in reviews.of_sample(session, sample_id)],
+        return show.sample(row, _dataset_name(session, row)) | {
+            "reviews": [show.review(review) for review in reviews.of_sample(session, sample_id)],
             "task": push.task_id if push else None,
         }
 
@@ -54,7 +54,7 @@ def list_neighbours(sample_id: uuid.UUID, query: NeighbourQuery) -> dict[str, An
     with current().db.transaction() as session:
         near = samples.neighbours(session, sample_id, query.k)
         name = _dataset_name(session, samples.get(session, sample_id))
-        items = [shapes.sample(row, name) | {"similarity": close} for row, close in near]
+        items = [show.sample(row, name) | {"similarity": close} for row, close in near]
         return {"items": items, "next_cursor": None}
 
 

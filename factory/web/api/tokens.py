@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from factory import tokens
-from factory.web import shapes
+from factory.web import shapes, show
 from factory.web.api.blueprint import blueprint
 from factory.web.paging import PageQuery, page
 from factory.web.state import current
@@ -29,7 +29,7 @@ def create_token(new: TokenName) -> dict[str, Any]:
     """Make a token. Its value is shown only here."""
     with current().db.transaction() as session:
         token, value = tokens.create(session, new.name)
-        return shapes.token(token, token=value)
+        return show.token(token, token=value)
 
 
 @routes.get("/tokens")
@@ -41,7 +41,7 @@ def list_tokens(query: PageQuery) -> dict[str, Any]:
         return page(
             lambda n: tokens.list_all(session, before=query.before, limit=n),
             query.limit,
-            shapes.token,
+            show.token,
         )
 
 
@@ -50,4 +50,4 @@ def list_tokens(query: PageQuery) -> dict[str, Any]:
 def revoke_token(token_id: uuid.UUID) -> dict[str, Any]:
     """Revoke a token. It stops working at once; doing it again changes nothing."""
     with current().db.transaction() as session:
-        return shapes.token(tokens.revoke(session, token_id))
+        return show.token(tokens.revoke(session, token_id))

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from apiflask import APIFlask
+from structlog.testing import capture_logs
 
 from factory.local import home
 from factory.settings import Settings
@@ -102,6 +103,18 @@ def test_every_answer_has_an_id_and_headers_for_safety(app: APIFlask) -> None:
         assert headers["X-Content-Type-Options"] == "nosniff"
     forged = client.get("/healthz", headers={"X-Request-Id": "a b"}).headers["X-Request-Id"]
     assert forged != "a b"
+
+
+def test_every_request_is_one_line_in_the_log_without_secrets(api: Any) -> None:
+    with capture_logs() as lines:
+        api.get("/datasets?limit=3", headers={"X-Request-Id": "abc"})
+        api.get("/nothing")
+    assert [line["event"] for line in lines] == ["http.request"] * 2
+    assert lines[0].items() >= {
+        "request_id": "abc", "method": "GET", "path": "/api/v1/datasets", "status": 200
+    }.items()  # fmt: skip
+    assert lines[0]["ms"] > 0
+    assert "sf_" not in str(lines)
 
 
 def test_the_document_describes_every_route(app: APIFlask) -> None:
