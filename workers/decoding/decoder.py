@@ -11,7 +11,6 @@ knows token ids only.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,14 +19,13 @@ from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
 
 from .guidance import MASKED, Steered, steer
-from .lane import Lane, Stream
+from .lane import Lane, Logits, RoleName
 from .model_pair import ModelPair
 from .prompts import check_context
 from .records import Completion, FinishReason, Floats, Request, Trace
 from .sampling import Noise, draw, noise_keys
 
-Role = Literal["expert", "base", "negative", "center"]
-ROLES: tuple[Role, ...] = ("expert", "base", "negative", "center")
+ROLES: tuple[RoleName, ...] = ("expert", "base", "negative", "center")
 StopRule = Callable[[Sequence[int]], bool]
 
 
@@ -37,7 +35,7 @@ class _Sample:
 
     index: int
     request: Request
-    roles: tuple[Role, ...]
+    roles: tuple[RoleName, ...]
     tokens: list[int] = field(default_factory=list)
 
 
@@ -80,7 +78,7 @@ class SteerDecoder:
                 return
             yield from batch.step()
 
-    def roles(self, request: Request) -> tuple[Role, ...]:
+    def roles(self, request: Request) -> tuple[RoleName, ...]:
         """The streams that a request needs; those with weight 0 are left out."""
         guidance = self._guidance
         negative = guidance.uses_negative and len(request.negative_ids) > 0
@@ -108,12 +106,7 @@ class _Batch:
     def __init__(self, decoder: SteerDecoder) -> None:
         self._decoder = decoder
         pair, self._device = decoder._pair, decoder._pair.device
-        if pair.kind == "lora":
-            shared = Lane(pair.expert, pair.rows)
-            self._expert_lane = self._base_lane = shared
-        else:
-            self._expert_lane, self._base_lane = Lane(pair.expert, None), Lane(pair.base, None)
-        self._lanes = list({id(x): x for x in (self._expert_lane, self._base_lane)}.values())
+        self._lanes = _lanes(decoder)
         self._samples: list[_Sample | None] = [None] * decoder._slots
         self._logits: dict[str, Tensor] = {}
         self._noise = Noise(pair.vocab_size, self._device)
@@ -126,7 +119,7 @@ class _Batch:
 
     def admit(self, pending: Iterator[tuple[int, Request]]) -> None:
         """Pull a request for every free slot and prefill its streams."""
-        contexts: dict[int, list[tuple[Stream, Sequence[int]]]] = {}
+        wanted: list[tuple[int, RoleName, tuple[int, ...]]] = []
         for slot, sample in enumerate(self._samples):
             if sample is not None:
                 continue
@@ -136,14 +129,9 @@ class _Batch:
             self._decoder.check(request)
             roles = self._decoder.roles(request)
             self._samples[slot] = _Sample(index, request, roles)
-            for role in roles:
-                lane = self._base_lane if role == "base" else self._expert_lane
-                stream = Stream(slot, role, by_expert=role != "base")
-                contexts.setdefault(self._lanes.index(lane), []).append(
-                    (stream, _context(request, role))
-                )
-        for lane_index, wanted in contexts.items():
-            self._open(self._lanes[lane_index], wanted)
+            wanted += [(slot, role, tuple(_context(request, role))) for role in roles]
+        if wanted:
+            self._open(wanted)
 
     def step(self) -> list[Completion]:
         """Choose one token per sample, end the rows that are done, run the others on."""
@@ -202,7 +190,7 @@ class _Batch:
                 self._traces.add(slots, positions[rows], steered, chosen, noise[rows])
         return tokens.tolist(), healthy.tolist()
 
-    def _steer(self, roles: Sequence[Role], slots: Tensor) -> tuple[Steered, Tensor]:
+    def _steer(self, roles: Sequence[RoleName], slots: Tensor) -> tuple[Steered, Tensor]:
         logits = {role: self._logits[role][slots] for role in roles}
         finite = [stream.amax(dim=-1).isfinite() for stream in logits.values()]
         if len(self._banned):
@@ -217,32 +205,28 @@ class _Batch:
         return steered, torch.stack(finite).all(dim=0)
 
     @torch.inference_mode()
-    def _open(self, lane: Lane, contexts: list[tuple[Stream, Sequence[int]]]) -> None:
-        self._keep([stream for stream, _ in contexts], lane.open(contexts))
+    def _open(self, wanted: Sequence[tuple[int, RoleName, tuple[int, ...]]]) -> None:
+        for names, lane in self._lanes:
+            self._keep(lane.open([item for item in wanted if item[1] in names]))
 
     @torch.inference_mode()
     def _forward(self) -> None:
-        for lane in self._lanes:
-            streams = lane.streams
-            if streams:
-                tokens = [self._sample(stream.slot).tokens[-1] for stream in streams]
-                self._keep(streams, lane.step(tokens))
+        tokens = {slot: s.tokens[-1] for slot, s in enumerate(self._samples) if s is not None}
+        for _, lane in self._lanes:
+            self._keep(lane.step(tokens))
 
     @torch.inference_mode()
     def _close(self, slots: list[int]) -> None:
-        for lane in self._lanes:
+        for _, lane in self._lanes:
             lane.close(set(slots))
 
-    def _keep(self, streams: Sequence[Stream], logits: Tensor) -> None:
+    def _keep(self, results: Iterable[Logits]) -> None:
         """Put rows of logits where their slots and roles find them."""
-        logits = logits.to(self._device, torch.float32)
-        for role in ROLES:
-            rows = [i for i, stream in enumerate(streams) if stream.role == role]
-            if rows:
-                slots = torch.tensor([streams[i].slot for i in rows], device=self._device)
-                self._rows_of(role)[slots] = logits[torch.tensor(rows, device=self._device)]
+        for role, slots, logits in results:
+            at = torch.tensor(slots, device=self._device)
+            self._rows_of(role)[at] = logits.to(self._device, torch.float32)
 
-    def _rows_of(self, role: Role) -> Tensor:
+    def _rows_of(self, role: RoleName) -> Tensor:
         if role not in self._logits:
             shape = (self._decoder._slots, self._decoder._pair.vocab_size)
             self._logits[role] = torch.zeros(shape, device=self._device)
@@ -253,6 +237,17 @@ class _Batch:
         if sample is None:
             raise LookupError(f"slot {slot} is free")
         return sample
+
+
+def _lanes(decoder: SteerDecoder) -> list[tuple[tuple[RoleName, ...], Lane]]:
+    """One lane for both models of a row-wise LoRA pair, two for two models."""
+    pair, size = decoder._pair, (decoder._slots, decoder._sampling.max_new_tokens)
+    expert: tuple[RoleName, ...] = ("expert", "negative", "center")
+    if pair.kind == "lora":
+        every = (*expert, "base")
+        return [(every, Lane(pair.expert, every, *size, pair.rows))]
+    lanes = [(expert, Lane(pair.expert, expert, *size, None))]
+    return [*lanes, (("base",), Lane(pair.base, ("base",), *size, None))]
 
 
 class _Traces:
@@ -295,7 +290,7 @@ class _Traces:
         )
 
 
-def _context(request: Request, role: Role) -> Sequence[int]:
+def _context(request: Request, role: RoleName) -> Sequence[int]:
     if role == "negative":
         return request.negative_ids
     return request.center_ids if role == "center" else request.prompt_ids
@@ -303,7 +298,7 @@ def _context(request: Request, role: Role) -> Sequence[int]:
 
 def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
     """Indices of samples grouped by the streams they have."""
-    groups: dict[tuple[Role, ...], list[int]] = {}
+    groups: dict[tuple[RoleName, ...], list[int]] = {}
     for i, sample in enumerate(samples):
         groups.setdefault(sample.roles, []).append(i)
     return list(groups.values())

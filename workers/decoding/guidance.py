@@ -90,9 +90,21 @@ def plausible(expert: Tensor, alpha: float, mass: float) -> Tensor:
 
 def nucleus(probabilities: Tensor, mass: float) -> Tensor:
     """(B, V) probabilities to bool: the smallest set holding `mass`, lower ids first on ties."""
-    ranked, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    before = ranked.cumsum(dim=-1) - ranked
-    return torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before < mass)
+    size = probabilities.shape[-1]
+    for candidates in (min(64, size), size):  # a sort of all is slow, and rarely needed
+        ranked = probabilities.topk(candidates, dim=-1).values
+        counts = (ranked.cumsum(dim=-1) - ranked < mass).sum(dim=-1, keepdim=True)
+        if candidates == size or bool((counts < candidates).all()):
+            break
+    return first(probabilities, ranked.gather(-1, (counts - 1).clamp(min=0)), counts)
+
+
+def first(values: Tensor, edge: Tensor, counts: Tensor) -> Tensor:
+    """(B, V) to bool: the `counts` (B, 1) largest values, of which `edge` (B, 1) is the
+    smallest; of those equal to the edge the lower ids."""
+    above, equal = values > edge, values == edge
+    room = counts - above.sum(dim=-1, keepdim=True)
+    return above | (equal & (equal.cumsum(dim=-1) <= room))
 
 
 def _paper(

@@ -1,115 +1,144 @@
-"""A lane: one set of weights, the rows that go through it, and their KV."""
+"""A lane: one set of weights, and the roles whose rows go through it in one forward."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .cache import RowCache, layer_masks
-from .lora import RowWeights
+from factory.errors import ModelError
 
-Ids = Sequence[int]
-PREFILL_TOKENS = 8192  # of one prefill forward, padding included; bounds its memory
+from .attention import Attender, Prefill, Scoring
+from .kv import Ids, Role
+from .lora import ExpertRows
 
-
-@dataclass(frozen=True)
-class Stream:
-    """One text that is followed: which slot it helps to decode, as what."""
-
-    slot: int
-    role: str
-    by_expert: bool
-
-
-@dataclass
-class _Row:
-    stream: Stream
-    length: int
+RoleName = Literal["expert", "negative", "center", "base"]
+Logits = tuple[RoleName, list[int], Tensor]  # of a role's rows: their slots, (rows, V)
+PREFILL_TOKENS = {"cpu": 1024}  # of one prefill forward; more falls out of a CPU's cache
+PREFILL_TOKENS_ELSEWHERE = 16384
 
 
 class Lane:
-    """Rows 0 … n−1 are live; when one closes, the last one takes its place."""
+    """Rows of the expert's weights come first in every forward, the base's last."""
 
-    def __init__(self, model: PreTrainedModel, weights: RowWeights | None) -> None:
-        """weights: where a row-wise LoRA reads which rows are the expert's; None: no such."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        roles: Sequence[RoleName],
+        rows: int,
+        columns: int,
+        expert_rows: ExpertRows | None,
+    ) -> None:
+        """rows, columns: of each role at most, and how many tokens a row generates at most.
+        expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None."""
         self._model = model
         self._device = _input_device(model)
-        self._config = model.config.get_text_config()
-        self._weights = weights
-        self._cache = RowCache()
-        self._rows: list[_Row] = []
+        self._layers = model.config.get_text_config().num_hidden_layers
+        self._roles: dict[RoleName, Role] = {name: Role(rows, columns) for name in roles}
+        self._last: dict[tuple[RoleName, Ids], Tensor] = {}
+        self._expert_rows = expert_rows
 
-    @property
-    def streams(self) -> list[Stream]:
-        """The live rows' streams, in row order."""
-        return [row.stream for row in self._rows]
+    def open(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> Iterator[Logits]:
+        """Start a row per (slot, role, context); contexts that are not here yet are run."""
+        self._forget(wanted)
+        asked = dict.fromkeys((name, ids) for _, name, ids in wanted)
+        new = [item for item in asked if item not in self._last]
+        new.sort(key=lambda item: (item[0] == "base", len(item[1])))
+        for chunk in _chunks(new, PREFILL_TOKENS.get(self._device.type, PREFILL_TOKENS_ELSEWHERE)):
+            self._prefill(chunk)
+        for name, role in self._roles.items():
+            mine = [(slot, ids) for slot, of, ids in wanted if of == name]
+            for slot, ids in mine:
+                role.open(slot, ids)
+            if mine:
+                last = torch.stack([self._last[name, ids] for _, ids in mine])
+                yield name, [slot for slot, _ in mine], last
 
-    def open(self, contexts: Sequence[tuple[Stream, Ids]]) -> Tensor:
-        """Start a row per context; (n, V) logits after each context's last token."""
-        chunks = [self._prefill(chunk) for chunk in _chunks(contexts)]
-        return torch.cat(chunks)
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Go on by one token per live row; (n, V) logits."""
-        device = self._device
-        lengths = [row.length for row in self._rows]
-        positions = torch.tensor(lengths, device=device)
-        self._cache.decode(positions, max(lengths) + 1)
-        for row in self._rows:
-            row.length += 1
-        ids = torch.tensor(tokens, device=device)[:, None]
-        return self._forward(ids, positions[:, None], max(lengths) + 1, self.streams)[:, -1]
+    def step(self, tokens: Mapping[int, int]) -> Iterator[Logits]:
+        """Go on by one token (slot → token) in every row."""
+        roles = [(name, role) for name, role in self._roles.items() if len(role)]
+        if not roles:
+            return
+        ids = torch.tensor([[tokens[slot]] for _, role in roles for slot in role.slots])
+        positions = torch.tensor([[p] for _, role in roles for p in role.positions()])
+        for _, role in roles:
+            role.advance(self._device)
+        attender = _Stacked([role for _, role in roles])
+        expert = sum(len(role) for name, role in roles if name != "base")
+        logits = self._forward(ids, positions, attender, expert)[:, -1]
+        parts = torch.split(logits, [len(role) for _, role in roles])
+        for (name, role), part in zip(roles, parts, strict=True):
+            yield name, role.slots, part
 
     def close(self, slots: set[int]) -> None:
         """End all rows of these slots."""
-        for index in reversed(range(len(self._rows))):
-            if self._rows[index].stream.slot not in slots:
-                continue
-            self._cache.wipe(index)
-            last = self._rows.pop()
-            if index < len(self._rows):
-                self._cache.move(len(self._rows), index, last.length)
-                self._rows[index] = last
+        for role in self._roles.values():
+            role.close(slots)
 
-    def _prefill(self, contexts: Sequence[tuple[Stream, Ids]]) -> Tensor:
-        device = self._device
-        first, width = len(self._rows), max(len(ids) for _, ids in contexts)
-        padded = [[*ids, *[0] * (width - len(ids))] for _, ids in contexts]
-        ids = torch.tensor(padded, device=device)
-        rows = torch.arange(first, first + len(contexts), device=device)
-        self._rows += [_Row(stream, len(ids)) for stream, ids in contexts]
-        self._cache.prefill(rows, width, capacity=len(self._rows))
-        positions = torch.arange(width, device=device).expand(len(contexts), width)
-        streams = [stream for stream, _ in contexts]
-        last = sorted({len(ids) - 1 for _, ids in contexts})
-        keep = torch.tensor(last, device=device)
-        logits = self._forward(ids, positions, width, streams, keep)
-        at = [last.index(len(ids) - 1) for _, ids in contexts]
-        return logits[torch.arange(len(contexts)), at]
+    def _forget(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> None:
+        """Drop contexts that are not needed any more, and their logits."""
+        for name, role in self._roles.items():
+            role.forget({ids for _, of, ids in wanted if of == name})
+        for name, ids in list(self._last):
+            if not self._roles[name].has(ids):
+                del self._last[name, ids]
+
+    def _prefill(self, contexts: Sequence[tuple[RoleName, Ids]]) -> None:
+        width = max(len(ids) for _, ids in contexts)
+        padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for _, ids in contexts])
+        positions = torch.arange(width).expand(len(contexts), width)
+        ends = sorted({len(ids) - 1 for _, ids in contexts})
+        prefill = Prefill()
+        expert = sum(name != "base" for name, _ in contexts)
+        logits = self._forward(padded, positions, prefill, expert, torch.tensor(ends))
+        if len(prefill.layers) != self._layers:
+            raise ModelError(
+                f"{type(self._model).__name__} does not let its attention be replaced "
+                "(transformers' attention interface), so it cannot be steered"
+            )
+        for row, (name, ids) in enumerate(contexts):
+            self._roles[name].add_context(ids, prefill.layers, row)
+            self._last[name, ids] = logits[row, ends.index(len(ids) - 1)].clone()
 
     def _forward(
         self,
         ids: Tensor,
         positions: Tensor,
-        columns: int,
-        streams: Sequence[Stream],
-        keep: Tensor | int = 1,
+        attender: Attender,
+        expert: int,
+        keep: Tensor | None = None,
     ) -> Tensor:
-        """(n, q) ids at positions (n, q) to (n, kept, V) logits."""
-        if self._weights is not None:
-            expert = torch.tensor([stream.by_expert for stream in streams], device=ids.device)
-            self._weights.value = expert.to(self._model.dtype)[:, None, None]
+        """(n, q) ids at (n, q) positions to (n, kept, V) logits; the first `expert` rows with
+        the adapter, if there is one."""
+        if self._expert_rows is not None:
+            self._expert_rows.count = expert
         logits: Tensor = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=layer_masks(self._config, positions, columns, self._model.dtype),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=keep,
+            input_ids=ids.to(self._device),
+            position_ids=positions.to(self._device),
+            attender=attender,
+            use_cache=False,
+            logits_to_keep=1 if keep is None else keep.to(self._device),
         ).logits
         return logits
+
+
+class _Stacked:
+    """One forward for the rows of several roles, each attending to its own KV."""
+
+    def __init__(self, roles: Sequence[Role]) -> None:
+        self._roles = roles
+        self._sizes = [len(role) for role in roles]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
+    ) -> Tensor:
+        parts = zip(*(torch.split(x, self._sizes) for x in (query, key, value)), strict=True)
+        out = [
+            role.attend(layer, q, k, v, scoring)
+            for role, (q, k, v) in zip(self._roles, parts, strict=True)
+        ]
+        return torch.cat(out)
 
 
 def _input_device(model: PreTrainedModel) -> torch.device:
@@ -117,14 +146,16 @@ def _input_device(model: PreTrainedModel) -> torch.device:
     return weight.device
 
 
-def _chunks(contexts: Sequence[tuple[Stream, Ids]]) -> list[list[tuple[Stream, Ids]]]:
-    """Split so that no forward is much over PREFILL_TOKENS; every chunk has one context or more."""
-    chunks: list[list[tuple[Stream, Ids]]] = [[]]
+def _chunks(
+    contexts: Sequence[tuple[RoleName, Ids]], tokens: int
+) -> list[list[tuple[RoleName, Ids]]]:
+    """Split so that no forward is over `tokens`, padding included, but for single contexts."""
+    chunks: list[list[tuple[RoleName, Ids]]] = []
     width = 0
-    for stream, ids in contexts:
-        width = max(width, len(ids))
-        if chunks[-1] and width * (len(chunks[-1]) + 1) > PREFILL_TOKENS:
+    for item in contexts:
+        width = max(width, len(item[1]))
+        if not chunks or width * (len(chunks[-1]) + 1) > tokens:
             chunks.append([])
-            width = len(ids)
-        chunks[-1].append((stream, ids))
+            width = len(item[1])
+        chunks[-1].append(item)
     return chunks

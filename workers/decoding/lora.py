@@ -1,7 +1,7 @@
 """A LoRA adapter applied row by row, so that expert and base rows share one forward.
 
-Hu et al., arXiv 2106.09685: y = Wx + (α/r)·BAx. Here the second term is scaled by a weight
-per row: 1 for rows of the expert, 0 for rows of the base.
+Hu et al., arXiv 2106.09685: y = Wx + (α/r)·BAx. Here the second term is
+added to the first rows of a batch, the expert's, and not to the base's, which follow.
 """
 
 from pathlib import Path
@@ -15,35 +15,35 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
-class RowWeights:
-    """The weight of the adapter for every row of the forward that runs now, (rows, 1, 1)."""
+class ExpertRows:
+    """How many rows of the forward that runs now are the expert's; they come first."""
 
     def __init__(self) -> None:
-        self.value: Tensor | None = None
+        self.count = 0
 
 
 class RowLora(nn.Module):
     """A linear layer of the base and its adapter's low-rank part."""
 
-    def __init__(self, layer: nn.Module, down: Tensor, up: Tensor, rows: RowWeights) -> None:
-        """layer: (…, in) → (…, out); down: (rank, in), already scaled; up: (out, rank)."""
-        super().__init__()
-        self.layer = layer
-        like = next(layer.parameters())
-        self.register_buffer("down", down.detach().to(like).contiguous(), persistent=False)
-        self.register_buffer("up", up.detach().to(like).contiguous(), persistent=False)
-        self._rows = rows
-
     down: Tensor
     up: Tensor
 
+    def __init__(self, layer: nn.Module, down: Tensor, up: Tensor, rows: ExpertRows) -> None:
+        """layer: (…, in) → (…, out); down: (rank, in); up: (out, rank), already scaled."""
+        super().__init__()
+        self.layer = layer
+        like = next(layer.parameters())
+        self.register_buffer("down", down.detach().to(like).T.contiguous(), persistent=False)
+        self.register_buffer("up", up.detach().to(like).T.contiguous(), persistent=False)
+        self._rows = rows
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (rows, positions, in) → (rows, positions, out)."""
-        low = nn.functional.linear(x, self.down)
-        if self._rows.value is not None:
-            low = low * self._rows.value
         out: Tensor = self.layer(x)
-        return out + nn.functional.linear(low, self.up)
+        if self._rows.count:
+            low = x[: self._rows.count].flatten(0, 1) @ self.down
+            out[: self._rows.count].flatten(0, 1).addmm_(low, self.up)
+        return out
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
@@ -65,14 +65,14 @@ def is_plain_lora(model: PeftModel) -> bool:
     )
 
 
-def split_rows(model: PeftModel, rows: RowWeights) -> PreTrainedModel:
+def split_rows(model: PeftModel, rows: ExpertRows) -> PreTrainedModel:
     """Replace peft's layers by `RowLora` and return the base model that now holds them."""
     adapter = model.active_adapter
     inner = cast(PreTrainedModel, model.get_base_model())
     for name, layer in list(inner.named_modules()):
         if isinstance(layer, PeftLinear):
-            down = cast(Tensor, layer.lora_A[adapter].weight) * layer.scaling[adapter]
-            up = cast(Tensor, layer.lora_B[adapter].weight)
+            down = cast(Tensor, layer.lora_A[adapter].weight)
+            up = cast(Tensor, layer.lora_B[adapter].weight) * layer.scaling[adapter]
             inner.set_submodule(name, RowLora(layer.get_base_layer(), down, up, rows))
     return inner
 

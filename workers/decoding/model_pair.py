@@ -14,10 +14,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from factory.errors import ModelError
 
 from . import lora
-from .cache import KV_LAYERS
-from .lora import RowWeights
+from .attention import ATTENTION
+from .lora import ExpertRows
 
 Kind = Literal["full", "lora"]
+KV_LAYERS = ("full_attention", "sliding_attention")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -26,7 +27,7 @@ class ModelPair:
     """Two models with one vocabulary. With kind "lora" both are one module: see `rows`.
 
     expert, base   modules that take ids and give logits; the same one for kind "lora"
-    rows           kind "lora": where to say which rows of a forward are the expert's
+    rows           kind "lora": where to say how many rows of a forward are the expert's
     eos_ids        any of them ends a row
     banned_ids     pad and bos (unless they end a row too): never drawn
     max_positions  how many tokens a context and its continuation may have together
@@ -35,7 +36,7 @@ class ModelPair:
     expert: PreTrainedModel
     base: PreTrainedModel
     kind: Kind
-    rows: RowWeights
+    rows: ExpertRows
     vocab_size: int
     eos_ids: frozenset[int]
     banned_ids: tuple[int, ...]
@@ -62,18 +63,19 @@ class ModelPair:
 
     @classmethod
     def of(
-        cls, base: PreTrainedModel, expert: PreTrainedModel, rows: RowWeights | None = None
+        cls, base: PreTrainedModel, expert: PreTrainedModel, rows: ExpertRows | None = None
     ) -> "ModelPair":
         """Pair two models in memory; `rows` when both are one module with row-wise LoRA."""
         _check_vocabularies(base, expert)
         eos, banned = _special_ids(base, expert)
         for model in (base, expert):
             model.train(False)
+            model.set_attn_implementation(ATTENTION)
         return cls(
             expert=expert,
             base=base,
             kind="full" if rows is None else "lora",
-            rows=rows or RowWeights(),
+            rows=rows or ExpertRows(),
             vocab_size=_vocab_size(expert),
             eos_ids=eos,
             banned_ids=banned,
@@ -117,7 +119,7 @@ def _with_adapter(
     except Exception as error:
         raise ModelError(f"adapter {expert} does not fit base {base}: {error}") from error
     if lora.is_plain_lora(adapted):
-        rows = RowWeights()
+        rows = ExpertRows()
         shared = lora.split_rows(adapted, rows)
         return ModelPair.of(shared, shared, rows)
     try:
@@ -140,7 +142,7 @@ def _load_model(folder: Path, device: str, dtype: str) -> PreTrainedModel:
             config=config,
             dtype=DTYPES[dtype],
             device_map="auto" if device == "auto" else None,
-            attn_implementation=_attention(config),
+            attn_implementation=ATTENTION,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -169,12 +171,6 @@ def _check_architecture(config: Any, name: object) -> None:
             f"model {name} has layers of kind {', '.join(sorted(kinds - set(KV_LAYERS)))}: "
             f"only attention layers ({', '.join(KV_LAYERS)}) can be steered"
         )
-
-
-def _attention(config: Any) -> str:
-    """SDPA, but for models that cap attention logits, which SDPA cannot."""
-    text = config.get_text_config()
-    return "eager" if getattr(text, "attn_logit_softcapping", None) else "sdpa"
 
 
 def _check_vocabularies(base: PreTrainedModel, expert: PreTrainedModel) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from factory.guidance import Sampling
 
-from .guidance import MASKED
+from .guidance import MASKED, first, nucleus
 
 
 def draw(scores: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:
@@ -31,15 +31,12 @@ def _allowed(logits: Tensor, sampling: Sampling) -> Tensor:
     Equal tokens at an edge: the lower id first. The best token always stays.
     """
     keep = logits > -torch.inf
-    if 0 < sampling.top_k < logits.shape[-1] or sampling.top_p < 1:
-        ranked, order = logits.sort(dim=-1, descending=True, stable=True)
-        kept = ranked > -torch.inf
-        if sampling.top_k:
-            kept[:, sampling.top_k :] = False
-        if sampling.top_p < 1:
-            p = ranked.masked_fill(~kept, -torch.inf).softmax(dim=-1)
-            kept &= p.cumsum(dim=-1) - p < sampling.top_p
-        keep = torch.zeros_like(kept).scatter(-1, order, kept)
+    if 0 < sampling.top_k < logits.shape[-1]:
+        edge = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
+        keep &= first(logits, edge, torch.full_like(edge, sampling.top_k, dtype=torch.long))
+    if sampling.top_p < 1:
+        p = logits.masked_fill(~keep, -torch.inf).softmax(dim=-1)
+        keep &= nucleus(p, sampling.top_p)
     if sampling.min_p > 0:
         # p ≥ min_p · max p, in logits: the best token passes top-k and top-p, so max p is its own
         best = logits.amax(dim=-1, keepdim=True)

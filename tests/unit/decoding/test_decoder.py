@@ -165,6 +165,45 @@ def test_samples_do_not_depend_on_neighbours_slots_or_order(kind: str, pairs: Pa
     assert run(3, [9, 3, 5, 0, 1, 8, 2, 7, 4, 6]) == alone
 
 
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma3"])
+def test_shared_contexts_are_run_once_and_change_nothing(
+    family: str, kind: str, folders: Folders
+) -> None:
+    """Groups of 3 with one negative context; some rows share it, some have their own."""
+    pair = ModelPair.load(folders(family) / "base", folders(family) / kind)
+    mixed = mixed_requests(12)
+    wanted = [
+        Request((5, 6, 7), mixed[(1, 2, 5, 6)[i // 3]].negative_ids, seed=i, center_ids=center)
+        if i != 7
+        else mixed[7]
+        for i, center in enumerate([(), (), (9, 8, 7)] * 4)
+    ]
+    prefilled: list[int] = []
+    for model in {id(m): m for m in (pair.expert, pair.base)}.values():
+        model.register_forward_pre_hook(
+            lambda _m, _a, k: (
+                prefilled.append(k["input_ids"].shape[0])
+                if not isinstance(k["logits_to_keep"], int)
+                else None
+            ),
+            with_kwargs=True,
+        )
+    guidance, sampling = Guidance(gamma=0.2, eta=0.5), Sampling(max_new_tokens=10)
+
+    def run(slots: int) -> dict[int, tuple[int, ...]]:
+        decoder = SteerDecoder(pair, guidance, sampling, slots)
+        return {c.index: c.token_ids for c in decoder.run(wanted)}
+
+    together = run(5)
+    # expert and base prompts (5, 6, 7) and those of row 7; 4 negatives and that of row 7; centre
+    contexts = 2 * 2 + 4 + 1 + 1
+    assert contexts <= sum(prefilled) <= contexts + 2  # row 7's context may part a group
+    for i, request in enumerate(wanted):
+        (alone,) = SteerDecoder(pair, guidance, sampling, slots=1).run([request])
+        assert alone.token_ids == together[i]
+
+
 def test_without_weights_it_is_the_expert(pairs: Pairs) -> None:
     wanted = mixed_requests(6)
     sampling = Sampling(max_new_tokens=15)
@@ -198,7 +237,8 @@ def test_requests_are_pulled_when_a_slot_frees(pairs: Pairs) -> None:
             pulled.append(i)
             yield request
 
-    decoder = SteerDecoder(pairs("llama", "lora"), Guidance(), Sampling(max_new_tokens=25), slots=3)
+    sampling = Sampling(max_new_tokens=25)
+    decoder = SteerDecoder(pairs("llama", "lora"), Guidance(), sampling, slots=3)
     done = 0
     for _ in decoder.run(source()):
         # Every sample beside those done is in one of the three slots.

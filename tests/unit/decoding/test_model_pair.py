@@ -153,6 +153,16 @@ def test_layers_whose_state_is_no_plain_cache(folder: Path) -> None:
         ModelPair.of(model, model)
 
 
+def test_attention_that_cannot_be_replaced(folder: Path) -> None:
+    config = transformers.CodeGenConfig(
+        vocab_size=61, n_embd=32, n_head=4, n_layer=2, rotary_dim=4, n_positions=64, n_ctx=64
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder / "codegen")
+    with pytest.raises(ModelError, match="attention"):
+        run(ModelPair.load(folder / "codegen", folder / "codegen"))
+
+
 def test_pickled_weights_are_not_read(folder: Path) -> None:
     weights = folder / "full" / "model.safetensors"
     torch.save({"x": torch.zeros(1)}, folder / "full" / "pytorch_model.bin")
