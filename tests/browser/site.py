@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from factory.db import Database
 from factory.local import home
@@ -22,11 +22,18 @@ class Site:
     db: Database
 
 
+class Quiet(WSGIRequestHandler):
+    """Leaves the log to the application."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing."""
+
+
 @contextmanager
 def serving(settings: Settings) -> Iterator[Site]:
     """Serve until the block ends."""
     app = create_app(settings)
-    server = make_server("127.0.0.1", home.free_port(), app, threaded=True)
+    server = make_server("127.0.0.1", home.free_port(), app, threaded=True, request_handler=Quiet)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     db: Database = app.extensions[KEY].db

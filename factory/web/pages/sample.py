@@ -108,7 +108,7 @@ def answer(sample_id: uuid.UUID, request_id: uuid.UUID) -> ResponseReturnValue:
 
 
 def _filters(session: Session) -> Filters | None:
-    """What is asked for; the newest dataset when none is named. None when there is none."""
+    """What is asked for; the last used dataset when none is named. None when there is none."""
     job = _job(session, request.args.get("job"))
     name = request.args.get("dataset")
     if job is not None:
@@ -116,7 +116,7 @@ def _filters(session: Session) -> Filters | None:
     elif name:
         dataset = datasets.get(session, name)
     else:
-        dataset = next(iter(datasets.list_all(session)), None)
+        dataset = _latest(session)
     if dataset is None:
         return None
     return Filters(
@@ -126,6 +126,13 @@ def _filters(session: Session) -> Filters | None:
         job=job,
         query=request.args.get("q", "").strip(),
     )
+
+
+def _latest(session: Session) -> Dataset | None:
+    """The dataset of the newest job, or the newest one."""
+    for job in jobs.list_page(session, limit=1):
+        return session.get_one(Dataset, job.dataset_id)
+    return next(iter(datasets.list_all(session, limit=1)), None)
 
 
 def _one_of(known: Sequence[str], value: str | None) -> str | None:
