@@ -1,9 +1,12 @@
 """Jobs: submitted once, shown, held, ended, followed."""
 
+import importlib
 import json
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,16 +174,22 @@ def test_events_of_an_ended_job_are_its_last_state(api: Any, known: Any) -> None
     response.close()
 
 
-def test_events_follow_a_job_to_its_end(api: Any) -> None:
-    job_id = submit(api, generate()).get_json()["id"]
-    response = api.get(f"/jobs/{job_id}/events")
-    stream = iter(response.response)
-    seen = events(next(stream))
-    api.post(f"/jobs/{job_id}/pause")
-    seen += events(next(stream))
-    api.post(f"/jobs/{job_id}/cancel")
-    seen += events(b"".join(stream))
-    response.close()
+@pytest.mark.parametrize("kind", ["generate", "train"])
+def test_events_follow_a_job_to_its_end_and_come_only_with_news(
+    api: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = generate() if kind == "generate" else train(model="followed")
+    path = f"/jobs/{submit(api, spec).get_json()['id']}"
+    actions = iter(["", "", "pause", "", "", "cancel"])
+
+    def pause_between_looks(_: float) -> None:
+        if action := next(actions):
+            api.post(f"{path}/{action}")
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=pause_between_looks)
+    monkeypatch.setattr(importlib.import_module("factory.web.api.events"), "time", clock)
+    with api.get(f"{path}/events") as response:
+        seen = events(response.data)
     assert [job["state"] for job in seen] == ["pending", "paused", "cancelled"]
 
 
