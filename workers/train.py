@@ -14,7 +14,7 @@ from factory import models, shards
 from factory.db import Database
 from factory.errors import Conflict
 from factory.settings import Settings
-from factory.spec import TrainSpec
+from factory.spec import DEMO_BASE, TrainSpec
 from factory.tables import Dataset, Job, ModelPair, Sample
 from workers.leases import Hold
 from workers.training.base import BaseConfig, train_base
@@ -22,7 +22,6 @@ from workers.training.expert import ExpertConfig, train_expert
 from workers.training.recipe import Trained
 
 NOTE_SECONDS = 1.0  # how often progress is stored
-DEMO_BASE = "demo"
 
 
 @dataclass
