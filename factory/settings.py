@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     outbox_retry_seconds: float = Field(30, gt=0, description="Wake-ups are sent again after this")
     reconcile_seconds: float = Field(60, gt=0, description="How often reviews are reconciled")
     request_wait_seconds: float = Field(20, ge=0, description="Wait for a worker before a 202")
+    install_seconds: float = Field(
+        0, ge=0, description="What installing took, for the demo's report; `make demo` sets it"
+    )
     max_body_bytes: int = Field(64 * 1024 * 1024, description="Largest request body")
 
     @field_validator("home")

@@ -69,9 +69,9 @@ def show(name: str) -> None:
 @click.argument("name")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 def import_(name: str, file: str) -> int:
-    """Import real samples from FILE, one JSON object {"text", "label"?, "meta"?} a line.
+    """Import real samples from FILE, a JSON object a line.
 
-    Every valid line goes in; the others are named, and the command exits with 1.
+    A line is {"text": …, "label"?: …, "meta"?: {…}}; '-' reads standard input. Every valid line goes in; the others are named, and the command exits with 1.
     """
     with connected() as client, _counting() as count:
         done = client.import_samples(name, _source(file), count)

@@ -37,7 +37,7 @@ def up(review: bool) -> None:
 
 @click.command("demo", cls=Command, examples=["factory demo", "factory demo --json"])
 def demo() -> None:
-    """Show the whole loop once: train, generate, review, and generate again with feedback.
+    """Show the whole loop once: train, generate, review, and again with feedback.
 
     Uses the factory that runs here, or starts one and stops it at the end. The last line on
     stdout is one JSON object with what came out.
@@ -67,9 +67,10 @@ def serve() -> None:
 )
 @click.argument("kind", type=click.Choice(KINDS))
 def worker(kind: str) -> None:
-    """Run a worker: 'gpu' makes samples and trains, 'cpu' embeds and talks to Label Studio.
+    """Run a worker: 'gpu' makes samples, 'cpu' does all else.
 
-    A GPU worker uses one device (FACTORY_DEVICE) and falls back to the CPU: start one for each.
+    'gpu' makes samples and trains on one device (FACTORY_DEVICE), or on the CPU where there is
+    none: start one for each device. 'cpu' embeds texts and talks to Label Studio.
     """
     settings = load_settings()
     require(settings, "database_url", "broker_url")
@@ -80,9 +81,10 @@ def worker(kind: str) -> None:
 
 @click.command("beat", cls=Command, examples=["factory beat"])
 def beat() -> None:
-    """Publish what workers are owed, free what dead workers held, have reviews compared.
+    """Keep work moving: wake workers, free what dead ones held.
 
-    Any number of these may run.
+    Publishes owed wake-ups, returns shards whose lease ran out, and has reviews compared with
+    Label Studio from time to time. Any number of these may run.
     """
     from factory.beat import run
 
@@ -95,7 +97,7 @@ def beat() -> None:
 
 @click.command("migrate", cls=Command, examples=["factory migrate"])
 def migrate() -> None:
-    """Bring the database of FACTORY_DATABASE_URL to the newest version of its tables."""
+    """Bring the tables of FACTORY_DATABASE_URL up to date."""
     settings = load_settings()
     require(settings, "database_url")
     log.configure(settings.log_level)

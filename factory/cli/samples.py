@@ -12,7 +12,7 @@ from factory.connection import Json
 
 @click.group("sample", cls=Group)
 def group() -> None:
-    """Single samples: how each was made, and whether it can be made again."""
+    """Single samples: how each was made, and making it again."""
 
 
 @group.command("show", examples=["factory sample show ID", "factory sample show ID --json"])
@@ -46,9 +46,10 @@ def replay(sample_id: str) -> int:
 @group.command("explain", examples=["factory sample explain ID"])
 @click.argument("sample_id", metavar="ID")
 def explain(sample_id: str) -> None:
-    """Show what moved each token: the log-probability that each stream gave it.
+    """Show what moved each token.
 
-    A dash stands for a stream that was not run.
+    The streams' columns are the log-probabilities that each gave it; a dash stands for a stream
+    that was not run. 'unguided' is the token that the same noise picks without guidance.
     """
     note("Waiting for a worker …")
     with connected() as client:

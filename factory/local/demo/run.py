@@ -109,8 +109,13 @@ def run_demo(settings: Settings, *, table: bool = True) -> None:
     ):
         demo = Demo(settings, addresses, shown)
         made, real = demo.run(review_is_ready)
-        done = {"demo": {"seconds": round(time.monotonic() - started, 1), "rounds": []}}
-        done["demo"]["rounds"] = [_result(each, real) for each in made]
+        done = {
+            "demo": {
+                "seconds": round(time.monotonic() - started, 1),
+                "install_seconds": settings.install_seconds,
+                "rounds": [_result(each, real) for each in made],
+            }
+        }
     if not done:
         raise KeyboardInterrupt
     page = homes.Home(settings.home).demo / "report.html"
