@@ -71,7 +71,8 @@ def show(name: str) -> None:
 def import_(name: str, file: str) -> int:
     """Import real samples from FILE, a JSON object a line.
 
-    A line is {"text": …, "label"?: …, "meta"?: {…}}; '-' reads standard input. Every valid line goes in; the others are named, and the command exits with 1.
+    A line is {"text": …, "label"?: …, "meta"?: {…}}; '-' reads standard input. Every valid line
+    goes in; the others are named, and the command exits with 1.
     """
     with connected() as client, _counting() as count:
         done = client.import_samples(name, _source(file), count)

@@ -37,7 +37,7 @@ def up(review: bool) -> None:
 
 @click.command("demo", cls=Command, examples=["factory demo", "factory demo --json"])
 def demo() -> None:
-    """Show the whole loop once: train, generate, review, and again with feedback.
+    """Show the whole loop once: train, generate, review, repeat.
 
     Uses the factory that runs here, or starts one and stops it at the end. The last line on
     stdout is one JSON object with what came out.
