@@ -90,8 +90,9 @@ class Client:
             reply = self._api.projects.import_tasks(
                 project_id, request=tasks, return_task_ids=True, request_options=ONCE
             )
-        if len(reply.task_ids or ()) == len(samples):
-            return dict(zip(samples, reply.task_ids, strict=True))
+        task_ids = reply.dict().get("task_ids") or []
+        if len(task_ids) == len(samples):
+            return dict(zip(samples, task_ids, strict=True))
         if reply.import_ is not None:
             self._await_import(project_id, reply.import_)
         return self.find_tasks(project_id, samples)

@@ -5,6 +5,7 @@ from typing import Any
 
 from factory import log
 from factory.db import Database
+from factory.errors import Invalid, Unavailable
 from factory.settings import Settings
 from factory.tables import Dataset
 from workers.labelstudio import form
@@ -36,11 +37,22 @@ def ensure_project(database: Database, client: Client, dataset_id: uuid.UUID) ->
 
 
 def ensure_webhook(client: Client, settings: Settings, project_id: int) -> None:
-    """Have Label Studio tell us of verdicts, at the address and with the secret of now."""
+    """Have Label Studio tell us of verdicts, at the address and with the secret of now.
+
+    Where it refuses the address (it takes only names that it can resolve, and none without a
+    dot but `localhost`), verdicts still come, later: by reconciling.
+    """
     if not settings.url or not settings.webhook_secret:
         logger.warning("labelstudio.no_webhook", reason="FACTORY_URL or FACTORY_WEBHOOK_SECRET")
         return
-    wanted: dict[str, Any] = {
+    try:
+        _register(client, project_id, _webhook(settings))
+    except (Invalid, Unavailable) as error:
+        logger.warning("labelstudio.no_webhook", project=project_id, reason=error.detail)
+
+
+def _webhook(settings: Settings) -> dict[str, Any]:
+    return {
         "url": settings.url.rstrip("/") + WEBHOOK_PATH,
         "headers": {"Authorization": f"Bearer {settings.webhook_secret}"},
         "actions": ACTIONS,
@@ -48,6 +60,9 @@ def ensure_webhook(client: Client, settings: Settings, project_id: int) -> None:
         "send_payload": True,
         "send_for_all_actions": False,
     }
+
+
+def _register(client: Client, project_id: int, wanted: dict[str, Any]) -> None:
     ours = [hook for hook in client.webhooks(project_id) if hook["url"].endswith(WEBHOOK_PATH)]
     if not ours:
         client.create_webhook(project_id, **wanted)

@@ -135,12 +135,21 @@ def test_the_webhook_is_registered_once_and_kept_up_to_date(factory: Factory) ->
     assert hook["url"] == factory.settings.url + WEBHOOK_PATH
     assert hook["headers"] == {"Authorization": "Bearer the-secret-of-the-webhook"}
 
-    moved = factory.settings.model_copy(update={"url": "http://elsewhere:1", "webhook_secret": "n"})
+    moved = factory.settings.model_copy(update={"url": "http://127.0.0.1:9", "webhook_secret": "n"})
     for _ in range(2):
         ensure_webhook(factory.client, moved, made.project)
     (hook,) = factory.client.webhooks(made.project)
-    assert hook["url"] == "http://elsewhere:1" + WEBHOOK_PATH
+    assert hook["url"] == "http://127.0.0.1:9" + WEBHOOK_PATH
     assert hook["headers"] == {"Authorization": "Bearer n"}
+
+
+@pytest.mark.parametrize("url", ["http://no-dot:1", "http://unknown.invalid:1"])
+def test_an_address_that_label_studio_refuses_stops_no_push(factory: Factory, url: str) -> None:
+    made = factory.make("one")
+    nameless = factory.settings.model_copy(update={"url": url})
+    cpu = type(factory.cpu)(type(factory.cpu.worker)(nameless, factory.database, None))
+    cpu.push(made.id)
+    assert made.states() == ["in_review"]
 
 
 def test_label_studio_that_is_away_leaves_the_push_owed(factory: Factory) -> None:
