@@ -229,14 +229,14 @@ def _explain(session: Session, rng: random.Random, sample: Sample) -> Request:
 
 
 def _explained(rng: random.Random, piece: str) -> dict[str, Any]:
-    expert = -abs(rng.gauss(0, 1.2))
+    expert = -0.02 - abs(rng.gauss(0, 1.2))
     return {
         "token": piece,
         "token_id": 1,
         "expert": expert,
-        "base": expert - rng.gauss(0.6, 1.5),
-        "negative": expert + rng.gauss(0.1, 1.4),
-        "center": expert + rng.gauss(0, 0.4),
+        "base": min(-0.01, expert - rng.gauss(0.6, 1.5)),
+        "negative": min(-0.01, expert + rng.gauss(0.1, 1.4)),
+        "center": min(-0.01, expert + rng.gauss(0, 0.4)),
         "score": expert,
         "unguided": piece if rng.random() < 0.8 else " stellar",
         "survivors": rng.choice((1, 1, 2, 3, 8, 21)),

@@ -161,7 +161,8 @@ LOW_CONTRAST = r"""() => {
   const low = [];
   for (const node of document.querySelectorAll("body *")) {
     const own = [...node.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim());
-    if (!own || node.closest("[aria-hidden=true], option, .hidden-visually") || !node.checkVisibility()) continue;
+    const unseen = "[aria-hidden=true], option, .hidden-visually";
+    if (!own || node.closest(unseen) || !node.checkVisibility()) continue;
     const [a, b] = [shade(parse(getComputedStyle(node).color)), shade(behind(node))];
     const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     if (ratio < 4.5) low.push([node.tagName, node.textContent.trim().slice(0, 40), ratio]);

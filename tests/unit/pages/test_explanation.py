@@ -1,0 +1,69 @@
+"""Bars of an explanation: what γ and η did to each token."""
+
+from typing import Any
+
+import pytest
+
+from factory.web.pages.explanation import HEIGHT, explained
+
+GUIDANCE = {"rule": "steer", "gamma": 0.5, "eta": 0.4}
+AXIS = HEIGHT / 2
+
+
+def token(**changed: Any) -> dict[str, Any]:
+    plain = {
+        "token": " growth",
+        "expert": -1.0,
+        "base": -2.0,
+        "negative": -0.5,
+        "center": -1.5,
+        "score": -1.1,
+        "unguided": " growth",
+        "survivors": 3,
+    }
+    return plain | changed
+
+
+def test_effects_are_those_of_the_rule() -> None:
+    [shown] = explained([token()], GUIDANCE)
+    assert shown.expert_effect == pytest.approx(0.5 * (-1.0 + 2.0))
+    assert shown.negative_effect == pytest.approx(-0.4 * (-0.5 + 1.5))
+
+
+def test_without_a_centre_the_expert_stands_in() -> None:
+    [shown] = explained([token(center=None)], GUIDANCE)
+    assert shown.negative_effect == pytest.approx(-0.4 * (-0.5 + 1.0))
+
+
+def test_bars_go_up_for_likelier_and_down_for_less_likely() -> None:
+    [shown] = explained([token()], GUIDANCE)
+    assert shown.expert_bar is not None
+    assert shown.negative_bar is not None
+    assert shown.expert_bar.y + shown.expert_bar.height == pytest.approx(AXIS)
+    assert shown.negative_bar.y == AXIS
+
+
+def test_bars_share_one_scale_and_stay_in_the_drawing() -> None:
+    small, large = explained([token(base=-1.5), token(base=-40.0)], GUIDANCE)
+    assert small.expert_bar is not None
+    assert large.expert_bar is not None
+    assert 0 < small.expert_bar.height < large.expert_bar.height <= AXIS
+
+
+def test_a_stream_that_was_not_run_has_no_bar() -> None:
+    [shown] = explained([token(base=None, negative=None, center=None)], GUIDANCE)
+    assert (shown.expert_effect, shown.negative_effect) == (None, None)
+    assert (shown.expert_bar, shown.negative_bar) == (None, None)
+
+
+def test_a_token_that_guidance_changed_is_marked() -> None:
+    kept, changed = explained([token(), token(unguided=" loss")], GUIDANCE)
+    assert (kept.changed, changed.changed) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("piece", "shown"), [(" ", "␣"), ("", "∅"), ("\n", "⏎"), (" a", " a"), ("a\tb", "a⇥b")]
+)
+def test_blank_tokens_can_be_seen(piece: str, shown: str) -> None:
+    [token_] = explained([token(token=piece)], GUIDANCE)
+    assert token_.shown == shown
