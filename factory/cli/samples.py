@@ -1,4 +1,4 @@
-"""`factory sample`: show, replay, explain, neighbors."""
+"""`factory sample`: list, show, replay, explain, neighbors."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import click
 
 from factory.cli.command import FAILED, Group
 from factory.cli.connect import connected
+from factory.cli.datasets import ORIGINS, STATES
 from factory.cli.output import answer, details, note, short, table
 from factory.connection import Json
 
@@ -13,6 +14,40 @@ from factory.connection import Json
 @click.group("sample", cls=Group)
 def group() -> None:
     """Single samples: how each was made, and making it again."""
+
+
+@group.command(
+    "list",
+    examples=[
+        "factory sample list hypotheses --origin synthetic --state rejected",
+        'factory sample list hypotheses --query "ocean -drought"',
+    ],
+)
+@click.argument("dataset")
+@click.option("--origin", type=click.Choice(ORIGINS), help="Only samples of this origin.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Repeat for more."
+)
+@click.option("--job", metavar="ID", help="Only samples of this job.")
+@click.option("--query", help="Only texts with these words.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+def list_(
+    dataset: str,
+    origin: str | None,
+    states: tuple[str, ...],
+    job: str | None,
+    query: str | None,
+    limit: int,
+) -> None:
+    """List a dataset's samples, newest first."""
+    with connected() as client:
+        found = client.samples(
+            dataset, origin=origin, states=states, job=job, query=query, limit=limit
+        )
+        items = list(found)
+    columns = ("id", "origin", "state", "text")
+    shown = [(each["id"], each["origin"], each["state"], short(each["text"])) for each in items]
+    answer({"items": items}, table(columns, shown))
 
 
 @group.command("show", examples=["factory sample show ID", "factory sample show ID --json"])
