@@ -94,7 +94,7 @@ def shown(console: Console) -> Iterator[Live]:
         yield Live(console, None)
         return
     columns = (
-        SpinnerColumn(finished_text="[green]✓[/]"),
+        SpinnerColumn(finished_text="•"),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[detail]}"),

@@ -99,16 +99,9 @@ def run_demo(settings: Settings, *, table: bool = True) -> None:
     started = time.monotonic()
     console = Console(stderr=True, highlight=False)
     done: Json = {}
-    with (
-        stopped_by_signals(),
-        live.shown(console) as shown,
-        _stack(settings, shown) as (
-            addresses,
-            review_is_ready,
-        ),
-    ):
-        demo = Demo(settings, addresses, shown)
-        made, real = demo.run(review_is_ready)
+    with stopped_by_signals(), live.shown(console) as shown, _stack(settings, shown) as stack:
+        addresses, review_is_ready = stack
+        made, real = Demo(settings, addresses, shown).run(review_is_ready)
         done = {
             "demo": {
                 "seconds": round(time.monotonic() - started, 1),
