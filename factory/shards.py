@@ -84,6 +84,12 @@ def renew(session: Session, lease: Lease, seconds: float) -> str:
     return session.scalars(select(Job.state).where(Job.id == lease.job_id)).one()
 
 
+def running(session: Session) -> int:
+    """How many shards workers hold right now."""
+    held = Shard.state == "leased", Shard.lease_until > func.clock_timestamp()
+    return session.scalar(select(func.count()).where(*held)) or 0
+
+
 def missing(session: Session, lease: Lease) -> Sequence[int]:
     """The shard's ordinals that are neither stored nor failed, in order."""
     wanted = range(lease.start, lease.stop)

@@ -5,19 +5,11 @@ from dataclasses import dataclass
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.orm import Session
 
-from factory import dispatch, outbox, reviews
+from factory import dispatch, outbox, reviews, shards
 from factory.web.pages import words
 from factory.web.state import State
 
-LATE_SECONDS = 90  # a wake-up that nobody has settled for so long says that no worker listens
-
-WORKERS = {
-    "GPU worker": ((outbox.RUN_SHARD, outbox.SERVE), "factory worker gpu"),
-    "CPU worker": (
-        (outbox.EMBED, outbox.PUSH, outbox.HANDLE_EVENT, outbox.RECONCILE),
-        "factory worker cpu",
-    ),
-}
+LATE_SECONDS = 90  # a wake-up that nobody has settled for so long says that no worker works
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,8 @@ def all_of(session: Session, state: State) -> list[Check]:
     return [
         Check("Database", True, "It answers."),
         _broker(state),
-        *(_worker(session, name, *of) for name, of in WORKERS.items()),
+        _gpu_worker(session),
+        _cpu_worker(session),
         _label_studio(session, state),
     ]
 
@@ -54,15 +47,29 @@ def _broker(state: State) -> Check:
     return Check("Broker", True, "It answers.")
 
 
-def _worker(session: Session, name: str, tasks: tuple[str, ...], command: str) -> Check:
-    waiting, oldest = outbox.unanswered(session, tasks)
+def _gpu_worker(session: Session) -> Check:
+    """Long queues are fine while shards are being made."""
+    waiting, oldest = outbox.unanswered(session, (outbox.RUN_SHARD, outbox.SERVE))
+    running = shards.running(session)
+    if running:
+        return Check("GPU worker", True, f"Busy with {running}, {waiting} waiting.")
+    return _worker("GPU worker", waiting, oldest, "factory worker gpu")
+
+
+def _cpu_worker(session: Session) -> Check:
+    """Embedding needs nothing but this worker, so what waits for it tells of nothing else."""
+    waiting, oldest = outbox.unanswered(session, (outbox.EMBED,))
+    return _worker("CPU worker", waiting, oldest, "factory worker cpu")
+
+
+def _worker(name: str, waiting: int, oldest: float, command: str) -> Check:
     if oldest < LATE_SECONDS:
-        return Check(name, True, f"{waiting} pieces of work on their way." if waiting else "Idle.")
+        return Check(name, True, f"{waiting} waiting." if waiting else "Nothing waits.")
     return Check(
         name,
         False,
-        f"{waiting} pieces of work wait, the oldest for {words.duration(oldest)}.",
-        f"Is one running, and is it keeping up? Start another with `{command}`.",
+        f"{waiting} waiting, the oldest for {words.duration(oldest)}.",
+        f"Is one running? Start one with `{command}`, and look into its log.",
     )
 
 

@@ -2,16 +2,17 @@
 
 import json
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from apiflask import APIFlask
+from sqlalchemy import update
 
-from factory import datasets, jobs, requests, reviews, samples, tokens
+from factory import datasets, jobs, outbox, requests, reviews, samples, shards, tokens
 from factory.db import Database
 from factory.settings import Settings
 from factory.spec import GenerateSpec
-from factory.tables import Job, ModelPair, Push
+from factory.tables import Job, ModelPair, Outbox, Push
 from factory.web import create_app
 
 from .conftest import TOKEN, Html, Visitor, work_off
@@ -198,6 +199,20 @@ def test_a_broker_that_is_away_is_named_with_the_remedy(settings: Settings) -> N
     notes = Html(visitor.get("/health/notes").text).text
     assert "Broker It does not answer" in notes
     assert "FACTORY_BROKER_URL" in notes
+
+
+def test_work_that_nobody_takes_is_named_with_the_remedy(
+    visitor: Visitor, db: Database, job: uuid.UUID
+) -> None:
+    with db.transaction() as session:
+        outbox.take_due(session, limit=1000, retry_seconds=60)
+        long_ago = datetime.now(UTC) - timedelta(minutes=10)
+        session.execute(update(Outbox).values(created_at=long_ago))
+    assert "factory worker gpu" in visitor.get("/health/notes").text
+    with db.transaction() as session:
+        [shard, *_] = jobs.shards_of(session, job)
+        shards.claim(session, shard.id, "w1", 60)
+    assert "factory worker gpu" not in visitor.get("/health/notes").text
 
 
 def test_old_pages_of_a_list_are_reached_by_a_link(
