@@ -31,6 +31,7 @@ from factory.errors import (
 )
 
 PREFIX = "/api/v1"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PAGE = 100  # items in one page of a list
 FIRST_DELAY = 0.2  # seconds before the second try; doubled before each one after
 SILENCE = 30.0  # seconds without a word on an event stream before it is given up
@@ -78,7 +79,11 @@ class Connection:
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
         try:
             self._http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=timeout, transport=transport
+                base_url=self.url,
+                headers=headers,
+                timeout=timeout,
+                transport=transport,
+                trust_env=httpx.URL(self.url).host not in LOOPBACK,  # no proxy leads back here
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise Invalid(f"The address '{url}' or its token cannot be used: {error}") from error

@@ -308,7 +308,7 @@ def _running(settings: Settings) -> Addresses | None:
         return None
     addresses = Addresses(**known)
     try:
-        httpx.get(f"{addresses.url}/healthz", timeout=5).raise_for_status()
+        httpx.get(f"{addresses.url}/healthz", timeout=5, trust_env=False).raise_for_status()
     except httpx.HTTPError:
         return None
     if not addresses.label_studio_url:

@@ -208,6 +208,16 @@ def test_what_is_not_there_is_3(words: str, capsys: Captured) -> None:
     assert document(capsys, 3, *words.split())["error"]["status"] == 404
 
 
+def test_a_proxy_is_not_asked_for_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    for variable in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert "items" in document(capsys, 0, "dataset", "list")
+
+
 def test_a_taken_name_is_4(name: str) -> None:
     assert run(["dataset", "create", name, "--prompt", "x"]) == 4
 
