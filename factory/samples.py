@@ -26,6 +26,7 @@ from factory.tables import (
 )
 
 EXPORT_BATCH = 500
+ROWS_AT_ONCE = 1000  # of one INSERT, which can have 65,535 values
 
 
 @dataclass(frozen=True)
@@ -282,11 +283,13 @@ def _failure(by: MadeBy, row: Failed) -> dict[str, Any]:
 
 def _insert(session: Session, table: Any, rows: list[dict[str, Any]]) -> set[uuid.UUID]:
     """Insert rows that are not there yet; returns the first key column of those inserted."""
-    if not rows:
-        return set()
     key = table.__table__.primary_key.columns.values()[0]
-    statement = insert(table).values(rows).on_conflict_do_nothing().returning(key)
-    return set(session.scalars(statement))
+    inserted: set[uuid.UUID] = set()
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        statement = insert(table).values(part).on_conflict_do_nothing().returning(key)
+        inserted.update(session.scalars(statement))
+    return inserted
 
 
 def _owe(

@@ -9,10 +9,12 @@ stored, hands the shard back and ends.
 import os
 import signal
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from billiard import active_children
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import worker_shutting_down
 
 from factory import outbox
 from workers import process
@@ -26,23 +28,31 @@ gpu = GpuWorker(worker.settings, worker.database)
 @worker.task(outbox.RUN_SHARD)
 def run_shard(shard_id: str) -> None:
     """Work on one shard."""
-    gpu.run_shard(uuid.UUID(shard_id))
+    with _heeding_sigterm():
+        gpu.run_shard(uuid.UUID(shard_id))
 
 
 @worker.task(outbox.SERVE)
 def serve(request_id: str) -> None:
     """Answer everyone who waits, this request among them."""
-    gpu.desk.serve_all()
+    with _heeding_sigterm():
+        gpu.desk.serve_all()
 
 
-def _in_child(**_: Any) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: gpu.shutdown.set())
+@contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    """SIGTERM lets this child come to a good end. Set for each task: the pool puts a handler of
+    its own, which ends the child at once, in the place of one that is set as the child starts."""
+    before = signal.signal(signal.SIGTERM, lambda *_: gpu.shutdown.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _in_parent(**_: Any) -> None:
+def _tell_children(**_: Any) -> None:
     for child in active_children():
         os.kill(child.pid, signal.SIGTERM)
 
 
-worker_process_init.connect(_in_child, weak=False)
-worker_shutting_down.connect(_in_parent, weak=False)
+worker_shutting_down.connect(_tell_children, weak=False)
