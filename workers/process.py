@@ -4,6 +4,7 @@ Nothing connects here. A pool opens its first connection inside the child that u
 no connection is shared across a fork.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -58,7 +59,9 @@ def start() -> Worker:
             "`factory up` starts workers that have both."
         )
     log.configure(settings.log_level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every call to Label Studio
     worker = Worker(settings, Database(settings.database_url), dispatch.celery_app(settings))
+    worker.app.conf.worker_redirect_stdouts = False  # our log lines stay as they are
     worker_process_init.connect(_forget_connections(worker.database), weak=False)
     return worker
 

@@ -1,0 +1,154 @@
+"""The CPU worker's tasks: done when owed, settled when done, owed while they fail."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from factory import datasets, outbox, reviews
+from factory.db import Database
+from factory.dispatch import celery_app
+from factory.settings import Settings
+from factory.tables import Sample, WebhookEvent
+from workers import embedding
+from workers.process import Worker
+
+BROKER = "redis://127.0.0.1:1/0"  # never asked here
+
+
+@pytest.fixture(scope="module")
+def cpu(postgres_url: str) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as environment:  # Celery's entry reads it when imported
+        environment.setenv("FACTORY_DATABASE_URL", postgres_url)
+        environment.setenv("FACTORY_BROKER_URL", BROKER)
+        from workers.cpu import CpuWorker
+    settings = Settings(database_url=postgres_url, broker_url=BROKER, label_studio_url="")
+    database = Database(postgres_url)
+    yield CpuWorker(Worker(settings, database, celery_app(settings)))
+    database.close()
+
+
+@pytest.fixture
+def database(cpu: Any) -> Database:
+    database: Database = cpu.worker.database
+    return database
+
+
+@pytest.fixture
+def dataset(database: Database) -> uuid.UUID:
+    with database.transaction() as session:
+        made = datasets.create(session, f"d-{uuid.uuid4().hex}", "hypothesis:")
+        add(session, made)
+        return made.id
+
+
+def add(session: Any, dataset: Any) -> None:
+    line = json.dumps({"text": f"rain raises the yield {uuid.uuid4()}"})
+    datasets.import_lines(session, dataset, [line.encode()])
+
+
+def embedded(database: Database, dataset: uuid.UUID) -> int:
+    with database.transaction() as session:
+        done = select(func.count()).where(
+            Sample.dataset_id == dataset, Sample.embedding.is_not(None)
+        )
+        return session.scalar(done) or 0
+
+
+def owed(database: Database, task: str, key: uuid.UUID) -> bool:
+    with database.transaction() as session:
+        return outbox.version(session, task, key) is not None
+
+
+def test_what_is_owed_is_done_and_settled(cpu: Any, database: Database, dataset: uuid.UUID) -> None:
+    cpu.embed(dataset)
+    assert embedded(database, dataset) == 1
+    assert not owed(database, outbox.EMBED, dataset)
+
+
+def test_a_repeated_message_does_nothing(cpu: Any, database: Database, dataset: uuid.UUID) -> None:
+    with database.transaction() as session:
+        outbox.settle(session, outbox.EMBED, dataset)
+    cpu.embed(dataset)
+    assert embedded(database, dataset) == 0
+
+
+def test_what_is_owed_anew_meanwhile_is_done_too(
+    cpu: Any, database: Database, dataset: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = embedding.embed_dataset
+
+    def late(*arguments: Any) -> int:
+        done = real(*arguments)
+        if embedded(database, dataset) == 1:
+            with database.transaction() as session:
+                add(session, session.get_one(datasets.Dataset, dataset))
+        return done
+
+    monkeypatch.setattr(embedding, "embed_dataset", late)
+    cpu.embed(dataset)
+    assert embedded(database, dataset) == 2
+    assert not owed(database, outbox.EMBED, dataset)
+
+
+def test_two_workers_do_not_do_the_same_work(
+    cpu: Any, database: Database, dataset: uuid.UUID
+) -> None:
+    with database.only_one(f"{outbox.EMBED}/{dataset}") as mine:
+        assert mine
+        cpu.embed(dataset)
+        assert embedded(database, dataset) == 0
+    assert owed(database, outbox.EMBED, dataset)
+    cpu.embed(dataset)
+    assert embedded(database, dataset) == 1
+
+
+def test_a_push_without_a_label_studio_stays_owed_and_says_why(
+    cpu: Any, database: Database, dataset: uuid.UUID
+) -> None:
+    with database.transaction() as session:
+        sample = session.scalars(select(Sample.id).where(Sample.dataset_id == dataset)).one()
+        session.add(reviews.Push(sample_id=sample, dataset_id=dataset))
+        outbox.owe(session, outbox.PUSH, dataset)
+    cpu.push(dataset)
+    assert owed(database, outbox.PUSH, dataset)
+    with database.transaction() as session:
+        push = reviews.push_of(session, sample)
+        assert push is not None
+        assert "FACTORY_LABEL_STUDIO_URL" in (push.error or "")
+
+
+def test_an_event_that_was_handled_is_not_handled_again(cpu: Any, database: Database) -> None:
+    event = {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}, "project": {"id": 1}}
+    with database.transaction() as session:
+        reviews.record_event(session, event)
+        event_id = session.scalars(select(WebhookEvent.id)).one()
+    cpu.handle_event(event_id)  # no Label Studio: it waits
+    assert owed(database, outbox.HANDLE_EVENT, event_id)
+    with database.transaction() as session:
+        reviews.mark_handled(session, event_id)
+    cpu.handle_event(event_id)
+    assert not owed(database, outbox.HANDLE_EVENT, event_id)
+
+
+def test_a_worker_whose_embedding_model_does_not_fit_ends_with_the_reason(
+    postgres_url: str,
+) -> None:
+    environment = {
+        **os.environ,
+        "FACTORY_DATABASE_URL": postgres_url,
+        "FACTORY_BROKER_URL": BROKER,
+        "FACTORY_EMBEDDING_MODEL": "/nowhere",
+    }
+    argv = (sys.executable, "-m", "celery", "-A", "workers.cpu", "--quiet", "worker", "-Q", "cpu")
+    ended = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 1
+    assert "FACTORY_EMBEDDING_MODEL: /nowhere cannot be used: it is not a folder" in ended.stderr
