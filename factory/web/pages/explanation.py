@@ -81,10 +81,11 @@ def _token(
 
 
 def _bar(effect: float | None, scale: float) -> Bar | None:
-    """Up from the axis when the token was made likelier, down when less likely."""
-    if not effect:
+    """Up from the axis when the token was made likelier, down when less likely; None when the
+    bar would be too short to be seen."""
+    height = round(abs(effect or 0) * scale, 1)
+    if effect is None or height < 1:
         return None
-    height = round(max(1.0, abs(effect) * scale), 1)
     return Bar(HEIGHT / 2 - height if effect > 0 else HEIGHT / 2, height)
 
 
