@@ -50,10 +50,13 @@ class Frame:
 def page(session: Session, template: str, *, status: int = 200, **values: Any) -> tuple[str, int]:
     """A whole page. `dataset` among the values is the one that the frame names."""
     shown = values.get("dataset")
+    names = [row.name for row in datasets.list_all(session, limit=MENU)]
+    if shown and shown.name not in names:
+        names.append(shown.name)
     frame = Frame(
         user=tokens.live(session, g.token_id).name,
         section=_section(),
-        datasets=tuple(row.name for row in datasets.list_all(session)[:MENU]),
+        datasets=tuple(names),
         dataset=shown.name if shown else None,
     )
     return render_template(template, frame=frame, **values), status

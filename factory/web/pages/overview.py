@@ -10,6 +10,7 @@ from factory.web.pages.job import rows_of
 from factory.web.state import current
 
 RECENT = 8
+TILES = 24  # datasets shown with their counts, the newest
 
 
 @pages.get("/")
@@ -17,7 +18,8 @@ def overview() -> ResponseReturnValue:
     """Datasets with their counts, what runs now, recent jobs."""
     with current().db.transaction() as session:
         recent = rows_of(session, jobs.list_page(session, limit=RECENT))
-        tiles = [(row, datasets.counts(session, row)) for row in datasets.list_all(session)]
+        newest = datasets.list_all(session, limit=TILES)
+        tiles = [(row, datasets.counts(session, row)) for row in newest]
         return page(
             session,
             "overview.html",

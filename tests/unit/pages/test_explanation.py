@@ -44,7 +44,7 @@ def test_bars_go_up_for_likelier_and_down_for_less_likely() -> None:
 
 
 def test_bars_share_one_scale_and_stay_in_the_drawing() -> None:
-    small, large = explained([token(base=-1.5), token(base=-40.0)], GUIDANCE)
+    small, large = explained([token(base=-3.0), token(base=-20.0)], GUIDANCE)
     assert small.expert_bar is not None
     assert large.expert_bar is not None
     assert 0 < small.expert_bar.height < large.expert_bar.height <= AXIS
@@ -54,6 +54,12 @@ def test_a_stream_that_was_not_run_has_no_bar() -> None:
     [shown] = explained([token(base=None, negative=None, center=None)], GUIDANCE)
     assert (shown.expert_effect, shown.negative_effect) == (None, None)
     assert (shown.expert_bar, shown.negative_bar) == (None, None)
+
+
+def test_a_bar_that_would_be_too_short_to_be_seen_is_left_out() -> None:
+    small, _ = explained([token(base=-1.01), token(base=-20.0)], GUIDANCE)
+    assert small.expert_bar is None
+    assert small.expert_effect == pytest.approx(0.005)
 
 
 def test_a_token_that_guidance_changed_is_marked() -> None:
