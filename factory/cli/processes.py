@@ -1,6 +1,7 @@
 """The processes of a factory: up, demo, serve, worker, beat, migrate; and the doctor."""
 
 import os
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,7 @@ from factory.errors import FactoryError, Unavailable
 from factory.settings import Settings
 
 KINDS = ("gpu", "cpu")  # of workers; each reads the queue of its name
-CHILDREN = {"gpu": 1, "cpu": 2}  # a long CPU task leaves a child for the short ones
-START = {"gpu": "spawn", "cpu": "fork"}  # CUDA cannot be used after a fork
+CHILDREN = {"gpu": 1, "cpu": 4}  # long CPU tasks leave a child for the short ones
 
 
 @click.command("up", cls=Command, examples=["factory up", "factory up --json"])
@@ -137,10 +137,17 @@ def worker_command(kind: str, settings: Settings) -> list[str]:
         *("--queues", kind),
         *("--hostname", f"{kind}-{os.getpid()}@%h"),
         *("--pool", "prefork", "--concurrency", str(CHILDREN[kind])),
-        *("--pool-start-method", START[kind]),
+        *("--pool-start-method", "spawn" if kind == "gpu" and _may_use_cuda(settings) else "fork"),
         *("--loglevel", settings.log_level),
         *("--without-gossip", "--without-mingle"),
     ]
+
+
+def _may_use_cuda(settings: Settings) -> bool:
+    """Whether a worker's child may touch CUDA, which cannot be used after a fork."""
+    if settings.device == "auto":
+        return shutil.which("nvidia-smi") is not None
+    return settings.device.startswith("cuda")
 
 
 def _tell(started: dict[str, object]) -> None:

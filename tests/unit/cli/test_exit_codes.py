@@ -111,6 +111,20 @@ def test_a_worker_is_celery_on_the_queue_of_its_kind() -> None:
     assert command[command.index("--concurrency") + 1] == "1"
 
 
+@pytest.mark.parametrize(
+    ("kind", "device", "start"),
+    [
+        ("gpu", "cuda", "spawn"),
+        ("gpu", "cuda:1", "spawn"),
+        ("gpu", "cpu", "fork"),
+        ("cpu", "cuda", "fork"),
+    ],
+)
+def test_children_that_may_touch_cuda_are_not_forked(kind: str, device: str, start: str) -> None:
+    command = worker_command(kind, Settings(device=device))
+    assert command[command.index("--pool-start-method") + 1] == start
+
+
 def test_the_command_line_loads_neither_torch_nor_the_server_side() -> None:
     heavy = ("torch", "numpy", "transformers", "label_studio_sdk", "flask", "sqlalchemy", "celery")
     code = f"import sys, factory.cli; print([m for m in {heavy} if m in sys.modules])"
