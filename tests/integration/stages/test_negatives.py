@@ -67,10 +67,8 @@ def test_no_sample_twice_and_no_more_than_there_are(world: World) -> None:
 
 
 def test_synthetic_is_what_may_still_be_good(world: World) -> None:
-    states = dict.fromkeys(
-        ("generated", "in_review", "accepted", "rejected", "fixed", "filtered"), 1
-    )
-    rows = fill(world, **states)
+    good = ("generated", "in_review", "accepted")
+    rows = fill(world, **dict.fromkeys((*good, "rejected", "fixed", "filtered"), 1))
     add_real(world, ["real"])
     ids = {document.id for document in choose(world, count=9, sources={"synthetic": 1}).negatives}
     assert ids == {rows[state][0].id for state in good}
