@@ -37,9 +37,19 @@ class LoadedPair:
 
     @cached_property
     def pieces(self) -> list[str]:
-        """The text of each token by itself, by id."""
-        ids = [[i] for i in range(self.models.vocab_size)]
-        return list(self.tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False))
+        """The text that each token adds to a text, by id: with the space that it carries, which
+        many tokenizers leave out at the start of a text."""
+        vocabulary = range(self.models.vocab_size)
+        anchor = next((i for i in vocabulary if self._decode([[i]])[0].isalnum()), None)
+        if anchor is None:
+            return self._decode([[i] for i in vocabulary])
+        start = self._decode([[anchor]])[0]
+        return [
+            both.removeprefix(start) for both in self._decode([[anchor, i] for i in vocabulary])
+        ]
+
+    def _decode(self, rows: list[list[int]]) -> list[str]:
+        return list(self.tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
 
     def environment(self, slots: int) -> dict[str, Any]:
         """What samples of this pair are made on; part of their provenance."""

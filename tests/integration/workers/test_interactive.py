@@ -1,0 +1,190 @@
+"""What people wait for: replay, explanation and preview, on a tiny random pair."""
+
+import math
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, func, select, text, update
+
+from factory import datasets
+from factory.ids import new_id
+from factory.tables import Outbox, Sample, SampleNegative
+from workers.gpu_worker import GpuWorker
+
+from .factory_floor import Floor
+
+GUIDED = {"gamma": 0.4, "eta": 0.5, "nucleus": 1.0}
+STEERED = {"negatives": {"count": 2, "sources": {"real": 1}, "group": 1}, "guidance": GUIDED}
+STREAMS = ("base", "negative", "center")
+
+
+@pytest.fixture
+def gpu(floor: Floor) -> GpuWorker:
+    return GpuWorker(floor.settings, floor.database)
+
+
+def made(floor: Floor, gpu: GpuWorker, count: int = 4, **spec: Any) -> list[Sample]:
+    add_real(floor)
+    job = floor.submit(count, count, **spec)
+    for shard in floor.shards(job):
+        gpu.run_shard(shard.id)
+    return floor.samples(job)
+
+
+def add_real(floor: Floor) -> None:
+    lines = [b'{"text": "%s"}' % words for words in (b"bae bai", b"duo dul", b"kis kim", b"mel")]
+    with floor.database.transaction() as session:
+        datasets.import_lines(session, floor.dataset, lines)
+
+
+def answer(floor: Floor, gpu: GpuWorker, kind: str, **payload: Any) -> dict[str, Any]:
+    ask = floor.ask(kind, **payload)
+    gpu.desk.serve_all()
+    done = floor.answer(ask)
+    assert done.error is None, done.error
+    assert done.result is not None
+    return done.result
+
+
+def unguarded(floor: Floor, statement: Any) -> None:
+    """Change what the database would not let be changed."""
+    with floor.database.transaction() as session:
+        session.execute(text("ALTER TABLE samples DISABLE TRIGGER keep_samples"))
+        session.execute(statement)
+        session.execute(text("ALTER TABLE samples ENABLE TRIGGER keep_samples"))
+
+
+def test_a_replay_makes_the_same_tokens(floor: Floor, gpu: GpuWorker) -> None:
+    for sample in made(floor, gpu, audit=0.3, **STEERED):
+        replayed = answer(floor, gpu, "replay", sample=str(sample.id))
+        assert replayed == {
+            "identical": True,
+            "text": sample.text,
+            "expected": sample.text,
+            "first_difference": None,
+        }
+
+
+def test_a_replay_after_tampering_says_where_it_differs(floor: Floor, gpu: GpuWorker) -> None:
+    sample = made(floor, gpu, 1, audit=0, **STEERED)[0]
+    unguarded(floor, update(Sample).where(Sample.id == sample.id).values(seed=12345))
+    replayed = answer(floor, gpu, "replay", sample=str(sample.id))
+    assert replayed["identical"] is False
+    assert replayed["expected"] == sample.text
+    difference = replayed["first_difference"]
+    assert difference["expected"] != difference["made"]
+    assert 0 <= difference["position"] < 12
+
+
+def test_a_replay_with_other_negatives_is_not_the_same(floor: Floor, gpu: GpuWorker) -> None:
+    rows = made(
+        floor,
+        gpu,
+        8,
+        audit=0,
+        guidance={"eta": 3.0, "nucleus": 1.0},
+        negatives={"count": 2, "sources": {"real": 1}, "group": 1},
+    )
+    ids = [row.id for row in rows]
+    with floor.database.transaction() as session:
+        session.execute(delete(SampleNegative).where(SampleNegative.sample_id.in_(ids)))
+    same = [answer(floor, gpu, "replay", sample=str(id_))["identical"] for id_ in ids]
+    assert not all(same)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_explanation_gives_each_token_its_streams(
+    floor: Floor, gpu: GpuWorker, stored: bool
+) -> None:
+    sample = made(floor, gpu, 2, audit=0, trace=stored, **STEERED)[0]
+    told = answer(floor, gpu, "explanation", sample=str(sample.id))
+    assert told["sample"] == str(sample.id)
+    assert len(told["tokens"]) == sample.token_count
+    assert "".join(token["token"] for token in told["tokens"]).strip() == sample.text
+    for token in told["tokens"]:
+        assert token["center"] is None
+        score = (
+            token["expert"]
+            + GUIDED["gamma"] * (token["expert"] - token["base"])
+            - GUIDED["eta"] * (token["negative"] - token["expert"])
+        )
+        assert math.isclose(token["score"], score, abs_tol=1e-4)
+        assert token["survivors"] >= 1
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_streams_that_were_not_run_are_null(floor: Floor, gpu: GpuWorker, stored: bool) -> None:
+    """An audit row has no negatives; γ = 0 needs no base; nothing rejected: no centre."""
+    spec = {**STEERED, "guidance": {"gamma": 0.0, "eta": 0.5}}
+    audit = made(floor, gpu, 2, audit=1, trace=stored, **spec)[0]
+    guided = made(floor, gpu, 2, audit=0, trace=stored, **spec)[0]
+    for sample, run in ((audit, set()), (guided, {"negative"})):
+        for token in answer(floor, gpu, "explanation", sample=str(sample.id))["tokens"]:
+            assert {name for name in STREAMS if token[name] is not None} == run
+            if sample is audit:
+                assert token["token"] == token["unguided"]
+                assert token["score"] == pytest.approx(token["expert"])
+
+
+def test_a_preview_stores_nothing_and_pairs_the_seeds(floor: Floor, gpu: GpuWorker) -> None:
+    add_real(floor)
+    spec = {
+        "kind": "generate",
+        "dataset": floor.dataset.name,
+        "model": floor.model.name,
+        "count": 3,
+        "seed": 5,
+        "sampling": {"max_new_tokens": 8},
+        **STEERED,
+    }
+    with floor.database.transaction() as session:
+        before = session.scalar(select(func.count()).select_from(Sample))
+    shown = answer(floor, gpu, "preview", spec=spec)
+    with floor.database.transaction() as session:
+        assert session.scalar(select(func.count()).select_from(Sample)) == before
+    guided, unguided = shown["guided"], shown["unguided"]
+    assert [row["seed"] for row in guided] == [row["seed"] for row in unguided]
+    assert [len(row["negatives"]) for row in guided] == [2, 2, 2]
+    assert [row["negatives"] for row in unguided] == [[], [], []]
+    assert all(row["text"] for row in guided)
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "status"),
+    [
+        ("replay", {"sample": str(new_id())}, 404),
+        ("explanation", {"sample": str(new_id())}, 404),
+        ("preview", {"spec": {"kind": "generate", "dataset": "no", "model": "m", "count": 1}}, 404),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_its_reason(
+    floor: Floor, gpu: GpuWorker, kind: str, payload: dict[str, Any], status: int
+) -> None:
+    ask = floor.ask(kind, **payload)
+    gpu.desk.serve_all()
+    done = floor.answer(ask)
+    assert done.done_at is not None
+    assert done.error is not None
+    assert done.error["status"] == status
+    assert done.error["detail"]
+
+
+def test_a_request_is_answered_once_and_owed_no_more(floor: Floor, gpu: GpuWorker) -> None:
+    sample = made(floor, gpu, 1)[0]
+    ask = floor.ask("replay", sample=str(sample.id))
+    gpu.desk.serve(ask.id)
+    first = floor.answer(ask).done_at
+    gpu.desk.serve(ask.id)
+    assert floor.answer(ask).done_at == first
+    with floor.database.transaction() as session:
+        assert session.scalars(select(Outbox).where(Outbox.key == ask.id)).all() == []
+
+
+def test_who_waits_is_served_before_the_next_shard(floor: Floor, gpu: GpuWorker) -> None:
+    sample = made(floor, gpu, 1)[0]
+    ask = floor.ask("replay", sample=str(sample.id))
+    job = floor.submit(1, 1)
+    gpu.run_shard(floor.shards(job)[0].id)
+    answered = floor.answer(ask).done_at
+    assert answered is not None
+    assert answered <= floor.samples(job)[0].created_at
