@@ -32,10 +32,13 @@ class Scoring:
 
     def weights(self, products: Tensor, mask: Tensor) -> Tensor:
         """(…, keys) products and an additive mask to weights that sum to 1, in their dtype."""
-        scores = products.float() * self.scale
-        if self.softcap is not None:
-            scores = torch.tanh(scores / self.softcap) * self.softcap
-        return (scores + mask).softmax(dim=-1).to(products.dtype)
+        if self.softcap is None:
+            scores = torch.add(mask, products, alpha=self.scale)
+        else:
+            scores = (
+                torch.tanh(products.float() * (self.scale / self.softcap)) * self.softcap + mask
+            )
+        return scores.softmax(dim=-1).to(products.dtype)
 
 
 class Attender(Protocol):

@@ -133,6 +133,8 @@ class _Stacked:
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
+        if len(self._roles) == 1:
+            return self._roles[0].attend(layer, query, key, value, scoring)
         parts = zip(*(torch.split(x, self._sizes) for x in (query, key, value)), strict=True)
         out = [
             role.attend(layer, q, k, v, scoring)

@@ -4,9 +4,11 @@ Hu et al., arXiv 2106.09685: y = Wx + (α/r)·BAx. Here the second term is
 added to the first rows of a batch, the expert's, and not to the base's, which follow.
 """
 
+import copy
 from pathlib import Path
 from typing import cast
 
+import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -23,7 +25,7 @@ class ExpertRows:
 
 
 class RowLora(nn.Module):
-    """A linear layer of the base and its adapter's low-rank part."""
+    """A linear layer of the base and its adapter's low-rank part, for one copy of the weights."""
 
     down: Tensor
     up: Tensor
@@ -46,6 +48,25 @@ class RowLora(nn.Module):
         return out
 
 
+class RowSwitch(nn.Module):
+    """A linear layer of the base and the same layer with the adapter folded in."""
+
+    def __init__(self, base: nn.Module, expert: nn.Module, rows: ExpertRows) -> None:
+        super().__init__()
+        self.base = base
+        self.expert = expert
+        self._rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (rows, positions, in) → (rows, positions, out)."""
+        count = self._rows.count
+        if count == len(x):
+            return cast(Tensor, self.expert(x))
+        if count == 0:
+            return cast(Tensor, self.base(x))
+        return torch.cat((self.expert(x[:count]), self.base(x[count:])))
+
+
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """Load a peft adapter folder onto `base` (which is changed in place)."""
     return PeftModel.from_pretrained(base, str(folder), is_trainable=False, local_files_only=True)
@@ -65,15 +86,18 @@ def is_plain_lora(model: PeftModel) -> bool:
     )
 
 
-def split_rows(model: PeftModel, rows: ExpertRows) -> PreTrainedModel:
-    """Replace peft's layers by `RowLora` and return the base model that now holds them."""
+def split_rows(model: PeftModel, rows: ExpertRows, fold: bool) -> PreTrainedModel:
+    """Replace peft's layers by ours and return the base model that now holds them.
+
+    fold: keep each changed layer twice, plain and with the adapter folded in. On a CPU the
+    small products of a low-rank part cost more than the memory; on a GPU one copy is read once.
+    """
     adapter = model.active_adapter
     inner = cast(PreTrainedModel, model.get_base_model())
     for name, layer in list(inner.named_modules()):
         if isinstance(layer, PeftLinear):
-            down = cast(Tensor, layer.lora_A[adapter].weight)
-            up = cast(Tensor, layer.lora_B[adapter].weight) * layer.scaling[adapter]
-            inner.set_submodule(name, RowLora(layer.get_base_layer(), down, up, rows))
+            part = _switch(layer, adapter, rows) if fold else _low_rank(layer, adapter, rows)
+            inner.set_submodule(name, part)
     return inner
 
 
@@ -87,3 +111,18 @@ def _is_plain(layer: nn.Module) -> bool:
     if not isinstance(layer, PeftLinear) or layer.lora_variant:
         return False
     return all(part.bias is None for part in layer.lora_B.values())
+
+
+def _low_rank(layer: PeftLinear, adapter: str, rows: ExpertRows) -> RowLora:
+    down = cast(Tensor, layer.lora_A[adapter].weight)
+    up = cast(Tensor, layer.lora_B[adapter].weight) * layer.scaling[adapter]
+    return RowLora(layer.get_base_layer(), down, up, rows)
+
+
+def _switch(layer: PeftLinear, adapter: str, rows: ExpertRows) -> RowSwitch:
+    base = layer.get_base_layer()
+    expert = copy.deepcopy(base)
+    with torch.no_grad():
+        weight = cast(Tensor, expert.weight)
+        weight += layer.get_delta_weight(adapter).to(weight.dtype)
+    return RowSwitch(base, expert, rows)

@@ -44,11 +44,19 @@ class ModelPair:
 
     @classmethod
     def load(
-        cls, base: str | Path, expert: str | Path, device: str = "cpu", dtype: str = "float32"
+        cls,
+        base: str | Path,
+        expert: str | Path,
+        device: str = "cpu",
+        dtype: str = "float32",
+        *,
+        fold: bool | None = None,
     ) -> "ModelPair":
         """Load from folders; `expert` is a whole model or a LoRA adapter folder.
 
         device is "cpu", "cuda", "cuda:N", or "auto" to spread a big model over all cards.
+        fold: hold the layers that a LoRA adapter changes twice, faster on a CPU (and done there
+        unless said otherwise), or once.
         Only safetensors are read, no remote code is run, nothing is downloaded. An adapter
         that is not an ordinary LoRA of linear layers is folded into a second copy of the base.
         Raises ModelError saying which folder and why.
@@ -59,7 +67,8 @@ class ModelPair:
         base_model = _load_model(base_folder, device, dtype)
         if not adapter:
             return cls.of(base_model, _load_model(expert_folder, device, dtype))
-        return _with_adapter(base_model, base_folder, expert_folder, device, dtype)
+        fold = device == "cpu" if fold is None else fold
+        return _with_adapter(base_model, base_folder, expert_folder, device, dtype, fold)
 
     @classmethod
     def of(
@@ -112,7 +121,7 @@ def check_tokenizers(base: Path, expert: Path) -> None:
 
 
 def _with_adapter(
-    base_model: PreTrainedModel, base: Path, expert: Path, device: str, dtype: str
+    base_model: PreTrainedModel, base: Path, expert: Path, device: str, dtype: str, fold: bool
 ) -> ModelPair:
     try:
         adapted = lora.load_adapter(base_model, expert)
@@ -120,7 +129,7 @@ def _with_adapter(
         raise ModelError(f"adapter {expert} does not fit base {base}: {error}") from error
     if lora.is_plain_lora(adapted):
         rows = ExpertRows()
-        shared = lora.split_rows(adapted, rows)
+        shared = lora.split_rows(adapted, rows, fold)
         return ModelPair.of(shared, shared, rows)
     try:
         merged = lora.merged(adapted)

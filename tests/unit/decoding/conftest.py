@@ -88,13 +88,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def pairs(folders: Callable[[str], Path]) -> Callable[[str, str], ModelPair]:
-    """The pair of a family and kind ("full", "lora"), loaded once."""
+    """The pair of a family and kind ("full", "lora", "lora-once"), loaded once."""
     loaded: dict[tuple[str, str], ModelPair] = {}
 
     def get(family: str, kind: str) -> ModelPair:
         if (family, kind) not in loaded:
             folder = folders(family)
-            loaded[family, kind] = ModelPair.load(folder / "base", folder / kind)
+            expert = folder / kind.removesuffix("-once")
+            fold = kind != "lora-once"
+            loaded[family, kind] = ModelPair.load(folder / "base", expert, fold=fold)
         return loaded[family, kind]
 
     return get

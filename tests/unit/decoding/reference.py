@@ -31,7 +31,7 @@ class Reference:
         if kind == "full":
             return cls(AutoModelForCausalLM.from_pretrained(folder / "full").eval(), base)
         fresh = AutoModelForCausalLM.from_pretrained(folder / "base")
-        adapted = peft.PeftModel.from_pretrained(fresh, str(folder / kind))
+        adapted = peft.PeftModel.from_pretrained(fresh, str(folder / "lora"))
         return cls(adapted.merge_and_unload().eval(), base)
 
 

@@ -86,10 +86,10 @@ def check_trace(completion: Completion, steps: Sequence[reference.Step]) -> None
             assert trace.survivors[i] == step.survivors
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "lora-once"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @settings(
-    max_examples=30,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

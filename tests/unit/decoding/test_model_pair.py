@@ -41,7 +41,8 @@ def test_what_a_worker_learns(kind: str, folders: Folders) -> None:
 
 
 def test_a_lora_pair_holds_the_weights_once(folders: Folders) -> None:
-    pair = ModelPair.load(folders("llama") / "base", folders("llama") / "lora")
+    base, adapter = folders("llama") / "base", folders("llama") / "lora"
+    pair = ModelPair.load(base, adapter, fold=False)
     full = ModelPair.load(folders("llama") / "base", folders("llama") / "full")
     assert pair.expert is pair.base
     one = sum(weight.numel() for weight in full.base.parameters())
@@ -57,8 +58,10 @@ def test_lora_makes_the_tokens_of_its_merged_expert(
     base = conftest.random_model(family, 1)
     merged = conftest.save_adapter(base, tmp_path / "adapter", 3, target_modules=targets)
     merged.save_pretrained(tmp_path / "merged")
-    lora = ModelPair.load(folder / "base", folder / "lora")
-    assert run(lora) == run(ModelPair.load(folder / "base", tmp_path / "merged"))
+    want = run(ModelPair.load(folder / "base", tmp_path / "merged"))
+    for fold in (True, False):
+        lora = ModelPair.load(folder / "base", folder / "lora", fold=fold)
+        assert (lora.kind, run(lora)) == ("lora", want)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +88,10 @@ def test_rank_stabilised_adapters_keep_their_scale(folders: Folders, tmp_path: P
     options = {"target_modules": ["q_proj", "up_proj"], "use_rslora": True}
     merged = conftest.save_adapter(base, tmp_path / "adapter", 3, **options)
     merged.save_pretrained(tmp_path / "merged")
-    pair = ModelPair.load(folders("llama") / "base", tmp_path / "adapter")
-    assert pair.kind == "lora"
-    assert run(pair) == run(ModelPair.load(folders("llama") / "base", tmp_path / "merged"))
+    want = run(ModelPair.load(folders("llama") / "base", tmp_path / "merged"))
+    for fold in (True, False):
+        pair = ModelPair.load(folders("llama") / "base", tmp_path / "adapter", fold=fold)
+        assert (pair.kind, run(pair)) == ("lora", want)
 
 
 def test_ids_come_from_the_generation_config_first(folder: Path) -> None:
@@ -100,9 +104,11 @@ def test_ids_come_from_the_generation_config_first(folder: Path) -> None:
 
 
 def test_half_precision_runs(folders: Folders) -> None:
-    pair = ModelPair.load(folders("llama") / "base", folders("llama") / "lora", dtype="bfloat16")
-    assert pair.dtype == torch.bfloat16
-    assert all(ids for ids in run(pair))
+    base, adapter = folders("llama") / "base", folders("llama") / "lora"
+    for fold in (True, False):
+        pair = ModelPair.load(base, adapter, dtype="bfloat16", fold=fold)
+        assert pair.dtype == torch.bfloat16
+        assert all(ids for ids in run(pair))
 
 
 def test_different_vocabularies(folder: Path) -> None:
