@@ -1,0 +1,141 @@
+"""The beat on a real database and broker: what is owed is sent, also after either was away."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import delete, select, text
+
+from factory import dispatch, outbox
+from factory.beat import Beat
+from factory.db import Database
+from factory.errors import LeaseLost
+from factory.ids import new_id
+from factory.local import home
+from factory.local.redis import Server
+from factory.settings import Settings
+from factory.shards import claim, renew
+from factory.tables import Dataset, Outbox
+
+from .factory_floor import Floor
+
+
+@pytest.fixture(autouse=True)
+def _nothing_owed(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(delete(Outbox))
+
+
+@contextmanager
+def beating(settings: Settings, database: Database) -> Iterator[threading.Event]:
+    """A beat in a thread; its event is its end."""
+    beat = Beat(settings, database, dispatch.celery_app(settings))
+    thread = threading.Thread(target=beat.run)
+    thread.start()
+    try:
+        yield beat.stop
+    finally:
+        beat.stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def until(happened: Callable[[], object]) -> None:
+    for _ in range(300):
+        if happened():
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError("not within 30 s")
+
+
+def queued(url: str, queue: str) -> int:
+    with Redis.from_url(url) as broker:
+        return int(broker.llen(queue))  # type: ignore[arg-type]
+
+
+def owe(database: Database, task: str) -> None:
+    with database.transaction() as session:
+        outbox.owe(session, task, new_id())
+
+
+def test_what_is_owed_is_sent_to_the_queue_of_its_workers(
+    settings: Settings, database: Database
+) -> None:
+    with beating(settings, database):
+        owe(database, outbox.RUN_SHARD)
+        owe(database, outbox.EMBED)
+        owe(database, outbox.PUSH)
+        until(lambda: queued(settings.broker_url, dispatch.GPU_QUEUE) == 1)
+        until(lambda: queued(settings.broker_url, dispatch.CPU_QUEUE) == 2)
+
+
+def test_a_broker_that_was_away_gets_everything(
+    settings: Settings, database: Database, service_folder: Path
+) -> None:
+    server = Server(service_folder / "away", home.free_port(), password="test")
+    here = settings.model_copy(update={"broker_url": server.url(), "outbox_retry_seconds": 1})
+    log = service_folder / "away.log"
+    with beating(here, database) as stop:
+        owe(database, outbox.EMBED)
+        with server.running(log):
+            until(lambda: queued(server.url(), dispatch.CPU_QUEUE) == 1)
+        owe(database, outbox.PUSH)
+        threading.Event().wait(1)
+        assert not stop.is_set()
+        with server.running(log):
+            until(lambda: queued(server.url(), dispatch.CPU_QUEUE) >= 2)
+
+
+def test_a_beat_whose_connections_are_cut_goes_on(settings: Settings, database: Database) -> None:
+    with beating(settings, database):
+        owe(database, outbox.EMBED)
+        until(lambda: sends(database) == {1})
+        with database.transaction() as session:
+            session.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        owe(database, outbox.EMBED)
+        until(lambda: sends(database) == {1} and owed(database) == 2)
+
+
+def sends(database: Database) -> set[int]:
+    with database.transaction() as session:
+        return set(session.scalars(select(Outbox.sends)))
+
+
+def owed(database: Database) -> int:
+    with database.transaction() as session:
+        return len(session.scalars(select(Outbox.key)).all())
+
+
+def test_a_lease_that_ran_out_is_freed_and_its_shard_owed(
+    settings: Settings, database: Database, floor: Floor
+) -> None:
+    (shard,) = floor.shards(floor.submit(1, 1))
+    with database.transaction() as session:
+        lease = claim(session, shard.id, "dead", 0.2)
+    assert lease is not None
+    with beating(settings, database):
+        until(lambda: owed(database) == 1)
+    with pytest.raises(LeaseLost), database.transaction() as session:
+        renew(session, lease, 60)
+
+
+def test_datasets_with_a_project_are_owed_their_reconciling(
+    settings: Settings, database: Database, floor: Floor
+) -> None:
+    with database.transaction() as session:
+        session.get_one(Dataset, floor.dataset.id).label_studio_project = 5
+    with beating(settings, database):
+        until(lambda: reconciled(database) == {floor.dataset.id})
+
+
+def reconciled(database: Database) -> set[object]:
+    with database.transaction() as session:
+        return set(session.scalars(select(Outbox.key).where(Outbox.task == outbox.RECONCILE)))
