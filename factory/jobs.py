@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -19,7 +19,16 @@ from factory import outbox
 from factory.errors import Conflict, NotFound
 from factory.ids import new_id
 from factory.spec import GenerateSpec, TrainSpec
-from factory.tables import Dataset, Failure, Job, ModelPair, Push, Sample, Shard
+from factory.tables import (
+    Dataset,
+    Failure,
+    Job,
+    ModelPair,
+    Push,
+    Sample,
+    SampleNegative,
+    Shard,
+)
 
 LIVE = ("pending", "running", "paused")
 ENDED = ("succeeded", "partial", "failed", "cancelled")
@@ -163,6 +172,8 @@ def finish_if_done(session: Session, job_id: uuid.UUID) -> Job:
     complete = so_far.done == so_far.planned
     job.state = "succeeded" if complete else "partial" if so_far.done else "failed"
     job.ended_at = session.scalar(select(func.clock_timestamp()))
+    if job.kind == "generate":
+        job.result = _steering(session, job)
     return job
 
 
@@ -229,6 +240,22 @@ def _live(session: Session, job_id: uuid.UUID, wanted: str) -> Job:
     if job.state not in LIVE:
         raise Conflict(f"Job {job_id} has ended ({job.state}); it cannot be {wanted}.")
     return job
+
+
+def _steering(session: Session, job: Job) -> dict[str, Any] | None:
+    """How many samples η could not steer, with a note in words; None when η was not used."""
+    if job.spec["guidance"]["eta"] == 0 or job.spec["negatives"]["count"] == 0:
+        return None
+    guided = (Sample.job_id == job.id) & Sample.audit.is_(False)
+    steered = exists().where(
+        SampleNegative.sample_id == Sample.id, SampleNegative.role == "negative"
+    )
+    alone = session.scalar(select(func.count()).where(guided, ~steered)) or 0
+    note = (
+        f"{alone} samples were not steered: the dataset had no negatives yet when they started, "
+        "so η had nothing to push from."
+    )
+    return {"without_negatives": alone, "note": note if alone else None}
 
 
 def _what_went_wrong(failed: int, dead: Sequence[str | None]) -> str | None:

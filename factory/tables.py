@@ -109,7 +109,7 @@ class Job(Base):
     state: Mapped[str] = mapped_column(server_default="pending")
     spec: Mapped[dict[str, Any]]
     count: Mapped[int]  # samples (generate) or steps (train) that are planned
-    result: Mapped[dict[str, Any] | None]  # what a train job made
+    result: Mapped[dict[str, Any] | None]  # what was trained, or how far η could steer
     error: Mapped[str | None]
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)
     request_sha256: Mapped[str]

@@ -65,7 +65,7 @@ def touch(session: Session, token_id: uuid.UUID) -> None:
 def list_all(
     session: Session, *, before: uuid.UUID | None = None, limit: int | None = None
 ) -> Sequence[ApiToken]:
-    """Every token, newest first, revoked ones too; or a page: `limit` of them, older than `before`."""
+    """Tokens, newest first, revoked ones too: all, or `limit` of them older than `before`."""
     statement = select(ApiToken).order_by(ApiToken.id.desc()).limit(limit)
     if before is not None:
         statement = statement.where(ApiToken.id < before)

@@ -33,4 +33,6 @@ def summary(job: Mapping[str, Any]) -> str:
     parts = [f"{progress['done']} of {progress['planned']} {live.unit(job)}"]
     parts += [f"{progress[name]} {name}" for name in ("failed", "filtered") if progress[name]]
     reason = f": {job['error']}" if job.get("error") else ""
-    return f"Job {job['id']} {job['state']}, {', '.join(parts)}{reason}"
+    note = (job.get("result") or {}).get("note")
+    said = f"Job {job['id']} {job['state']}, {', '.join(parts)}{reason}"
+    return f"{said}\n{note}" if note else said

@@ -363,3 +363,18 @@ def test_a_worker_that_breaks_tries_again_and_gives_up(
     ended = floor.job(job)
     assert ended.state == "failed"
     assert "RuntimeError: no memory (3 attempts)" in (ended.error or "")
+
+
+def test_a_job_says_when_eta_had_nothing_to_push_from(floor: Floor, gpu: GpuWorker) -> None:
+    job = run_all(floor, gpu, floor.submit(5, audit=0.2, guidance={"eta": 0.5}))
+    assert job.result is not None
+    assert job.result["without_negatives"] == 4
+    assert "nothing to push from" in job.result["note"]
+
+
+def test_a_job_whose_samples_were_all_steered_says_so_with_zero(
+    floor: Floor, gpu: GpuWorker
+) -> None:
+    add_real(floor, "ba du", "ki lo")
+    job = run_all(floor, gpu, floor.submit(5, guidance={"eta": 0.5}, negatives=NEGATIVES))
+    assert job.result == {"without_negatives": 0, "note": None}
