@@ -15,7 +15,7 @@ DEV := .venv/.installed-dev
 SAYS := 1>&2
 QUIETER := sed -u -E '/^(Requirement|Looking|Processing|WARNING: Location|  )/d; s/^(.{88}).{9,}/\1 …/; s/^/[factory] /'
 
-.PHONY: help demo up test test-gpu lint format bench clean install install-dev chromium
+.PHONY: help demo up test lint format bench clean install install-dev chromium
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,9 +29,6 @@ up: ; @$(MAKE) -j2 install && exec $(BIN)/factory up  ## Start the factory and k
 test:  ## Install what the tests need and run them all
 	@$(MAKE) -j2 install-dev && exec $(BIN)/python -m pytest
 
-test-gpu: $(DEV)  ## The tests that need a GPU
-	@exec $(BIN)/python -m pytest tests/gpu
-
 lint: $(DEV)  ## Linters, types and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -43,8 +40,8 @@ format: $(DEV)  ## Put the code in shape
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(DEV)  ## Benchmarks of this machine
-	@exec $(BIN)/python -m pytest tests/benchmarks
+bench: $(DEV)  ## Speed of the engine beside its baselines, on this machine
+	@exec $(BIN)/python tests/benchmarks/steer_speed.py
 
 clean:  ## Remove the virtual environments; data in .factory stays
 	@rm -rf .venv .venv-label-studio
