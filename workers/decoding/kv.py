@@ -6,7 +6,7 @@ for all of its rows. Contexts and rows lie without gaps: where one ends, the las
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ class Role:
         self._context_layers: Layers = {}
         self._tail_layers: Layers = {}
         self._latest: tuple[Ids, ...] = ()
-        self._plan: _Plan | None = None
+        self._plans: dict[torch.device, _Plan] = {}
+        self._step: tuple[list[int], list[_Row]] = [], []
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -104,9 +105,10 @@ class Role:
         """Where each row's next token stands."""
         return [len(self._contexts[row.context]) + row.tail for row in self._rows]
 
-    def advance(self, device: torch.device) -> None:
+    def advance(self) -> None:
         """Make room for one more token in every row; the next forward fills it."""
-        self._plan = _Plan(self._contexts, self._rows, device)
+        self._plans = {}
+        self._step = [len(ids) for ids in self._contexts], [replace(row) for row in self._rows]
         for row in self._rows:
             row.tail += 1
 
@@ -114,9 +116,9 @@ class Role:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
         """Store the rows' new KV (n, kv heads, 1, size); attend to context and tail."""
-        plan = self._plan
-        if plan is None:
-            raise LookupError("advance before attending")
+        plan = self._plans.get(key.device)
+        if plan is None:  # once per step, and per card where a model is spread over several
+            plan = self._plans[key.device] = _Plan(*self._step, key.device)
         n, heads, _, size = query.shape
         q = query.reshape(n, key.shape[1], -1, size)
         keys, values = self._tails(layer, key, value)
@@ -144,13 +146,14 @@ class Role:
 class _Plan:
     """One step's view of a role: which rows share which context, and what each row sees."""
 
-    def __init__(self, contexts: Sequence[Ids], rows: Sequence[_Row], device: torch.device) -> None:
-        self.contexts = len(contexts)
+    def __init__(self, lengths: list[int], rows: list[_Row], device: torch.device) -> None:
+        """lengths: of the contexts, in tokens; rows: with their tails before this step."""
+        self.contexts = len(lengths)
+        self.width = max(lengths)
+        self.columns = max(row.tail for row in rows) + 1
         self.rows = torch.arange(len(rows), device=device)
         self.tails = torch.tensor([row.tail for row in rows], device=device)
-        self.columns = max(row.tail for row in rows) + 1
-        self.width = max(map(len, contexts))
-        self._lengths = torch.tensor([len(contexts[row.context]) for row in rows], device=device)
+        self._lengths = torch.tensor([lengths[row.context] for row in rows], device=device)
         self._masks: dict[int | None, Tensor] = {}
         self._gather, self._place, self._each = self._grouping(rows, device)
 

@@ -63,7 +63,7 @@ class Lane:
         ids = torch.tensor([[tokens[slot]] for _, role in roles for slot in role.slots])
         positions = torch.tensor([[p] for _, role in roles for p in role.positions()])
         for _, role in roles:
-            role.advance(self._device)
+            role.advance()
         attender = _Stacked([role for _, role in roles])
         expert = sum(len(role) for name, role in roles if name != "base")
         logits = self._forward(ids, positions, attender, expert)[:, -1]

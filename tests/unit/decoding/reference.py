@@ -27,12 +27,17 @@ class Reference:
 
     @classmethod
     def load(cls, folder: Path, kind: str) -> "Reference":
-        base = AutoModelForCausalLM.from_pretrained(folder / "base").eval()
+        base = plain_model(folder / "base")
         if kind == "full":
-            return cls(AutoModelForCausalLM.from_pretrained(folder / "full").eval(), base)
-        fresh = AutoModelForCausalLM.from_pretrained(folder / "base")
+            return cls(plain_model(folder / "full"), base)
+        fresh = plain_model(folder / "base")
         adapted = peft.PeftModel.from_pretrained(fresh, str(folder / "lora"))
         return cls(adapted.merge_and_unload().eval(), base)
+
+
+def plain_model(folder: Path) -> PreTrainedModel:
+    """With the attention written out in the model's own file."""
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The engine against the reference: the same tokens, whatever the settings and neighbours."""
 
+import gc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -339,6 +340,25 @@ def test_a_context_may_fill_the_model(pairs: Pairs) -> None:
     decoder = SteerDecoder(pairs("gpt2", "full"), Guidance(), Sampling(max_new_tokens=10))
     (completion,) = decoder.run([Request((5,) * 86, (6,) * 86, seed=3)])
     assert completion.token_ids
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(pairs: Pairs) -> None:
+    """Every sample has contexts of its own, all of one length."""
+
+    def ids(seed: int, length: int) -> tuple[int, ...]:
+        return tuple(np.random.default_rng(seed).integers(3, VOCAB, length).tolist())
+
+    wanted = [Request(ids(i, 8), ids(i + 1000, 40), seed=i) for i in range(60)]
+    decoder = SteerDecoder(
+        pairs("llama", "lora"), Guidance(gamma=0.2), Sampling(max_new_tokens=9), slots=4
+    )
+    held = []
+    for done, _ in enumerate(decoder.run(wanted)):
+        if done in (19, 54):
+            gc.collect()
+            tensors = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+            held.append(sum(x.numel() for x in tensors))
+    assert held[1] <= held[0] * 1.05
 
 
 def test_settings_out_of_range(pairs: Pairs) -> None:

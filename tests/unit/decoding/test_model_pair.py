@@ -111,6 +111,11 @@ def test_half_precision_runs(folders: Folders) -> None:
         assert all(ids for ids in run(pair))
 
 
+def test_a_model_may_be_spread_over_what_devices_there_are(folders: Folders) -> None:
+    base, adapter = folders("llama") / "base", folders("llama") / "lora"
+    assert run(ModelPair.load(base, adapter, device="auto")) == run(ModelPair.load(base, adapter))
+
+
 def test_different_vocabularies(folder: Path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / "full")
     model.resize_token_embeddings(conftest.VOCAB + 3)
