@@ -112,7 +112,7 @@ class Lane:
         """(n, q) ids at (n, q) positions to (n, kept, V) logits; the first `expert` rows with
         the adapter, if there is one."""
         if self._expert_rows is not None:
-            self._expert_rows.count = expert
+            self._expert_rows.count, self._expert_rows.total = expert, len(ids)
         logits: Tensor = self._model(
             input_ids=ids.to(self._device),
             position_ids=positions.to(self._device),

@@ -16,12 +16,25 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from factory.errors import ModelError
+
 
 class ExpertRows:
     """How many rows of the forward that runs now are the expert's; they come first."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.total = 0
+
+    def of(self, x: Tensor) -> int:
+        """The expert's share of a layer's input. Raises ModelError when its first dimension is
+        not the rows, as where a mixture of experts deals tokens out."""
+        if x.shape[0] != self.total:
+            raise ModelError(
+                "the adapter changes a layer that does not see whole rows (a mixture of "
+                "experts?): merge it into the base and use the merged model as the expert"
+            )
+        return self.count
 
 
 class RowLora(nn.Module):
@@ -42,9 +55,10 @@ class RowLora(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (rows, positions, in) → (rows, positions, out)."""
         out: Tensor = self.layer(x)
-        if self._rows.count:
-            low = x[: self._rows.count].flatten(0, 1) @ self.down
-            out[: self._rows.count].flatten(0, 1).addmm_(low, self.up)
+        count = self._rows.of(x)
+        if count:
+            low = x[:count].flatten(0, -2) @ self.down
+            out[:count].flatten(0, -2).addmm_(low, self.up)
         return out
 
 
@@ -59,8 +73,8 @@ class RowSwitch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (rows, positions, in) → (rows, positions, out)."""
-        count = self._rows.count
-        if count == len(x):
+        count = self._rows.of(x)
+        if count == self._rows.total:
             return cast(Tensor, self.expert(x))
         if count == 0:
             return cast(Tensor, self.base(x))

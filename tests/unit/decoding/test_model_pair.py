@@ -83,6 +83,29 @@ def test_other_adapters_are_folded_into_a_second_copy(
     assert run(pair) == run(ModelPair.load(folders("llama") / "base", tmp_path / "merged"))
 
 
+def test_a_mixture_of_experts_cannot_split_rows_in_its_own_layers(tmp_path: Path) -> None:
+    """Its gate sees tokens, not rows: the adapter there must not be applied to wrong ones."""
+    config = transformers.Qwen2MoeConfig(
+        num_experts=2, num_experts_per_tok=1, num_key_value_heads=2, moe_intermediate_size=8,
+        shared_expert_intermediate_size=8, **conftest._SHAPE,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    base = transformers.AutoModelForCausalLM.from_config(config)
+    base.save_pretrained(tmp_path / "base")
+    for targets, works in ((["q_proj", "o_proj"], True), (["shared_expert_gate"], False)):
+        fresh = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        merged = conftest.save_adapter(fresh, tmp_path / "adapter", 3, target_modules=targets)
+        merged.save_pretrained(tmp_path / "merged")
+        want = run(ModelPair.load(tmp_path / "base", tmp_path / "merged"))
+        for fold in (True, False):
+            pair = ModelPair.load(tmp_path / "base", tmp_path / "adapter", fold=fold)
+            if works:
+                assert run(pair) == want
+            else:
+                with pytest.raises(ModelError, match="does not see whole rows"):
+                    run(pair)
+
+
 def test_rank_stabilised_adapters_keep_their_scale(folders: Folders, tmp_path: Path) -> None:
     base = conftest.random_model("llama", 1)
     options = {"target_modules": ["q_proj", "up_proj"], "use_rslora": True}
