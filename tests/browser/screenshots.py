@@ -83,6 +83,7 @@ def sign_in(page: Page) -> None:
     page.goto("/login")
     page.get_by_label("Token").fill(TOKEN)
     page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(lambda url: not url.endswith("/login"))
 
 
 @contextmanager

@@ -34,6 +34,8 @@ def serving(settings: Settings) -> Iterator[Site]:
     """Serve until the block ends."""
     app = create_app(settings)
     server = make_server("127.0.0.1", home.free_port(), app, threaded=True, request_handler=Quiet)
+    server.daemon_threads = True  # a browser keeps its connections open after its last page
+    server.block_on_close = False
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     db: Database = app.extensions[KEY].db

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from apiflask import APIFlask
 from structlog.testing import capture_logs
 
@@ -106,6 +107,7 @@ def test_every_answer_has_an_id_and_headers_for_safety(app: APIFlask) -> None:
 
 
 def test_every_request_is_one_line_in_the_log_without_secrets(api: Any) -> None:
+    structlog.reset_defaults()  # whatever a test before has configured
     with capture_logs() as lines:
         api.get("/datasets?limit=3", headers={"X-Request-Id": "abc"})
         api.get("/nothing")
