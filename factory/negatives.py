@@ -114,8 +114,10 @@ def _draw(
     rng: random.Random,
 ) -> list[_Pick]:
     """`count` picks, no sample twice; fewer when the pools run dry."""
-    if spec.strategy == "nearest":
-        pools = {source: _around(session, pool, rng) for source, pool in pools.items()}
+    if spec.strategy == "nearest" and pools:
+        first = rng.choices(list(pools), [spec.sources[source] for source in pools])[0]
+        anchor = rng.choice(pools[first])
+        pools = {source: _around(session, anchor, pool) for source, pool in pools.items()}
     picks: list[_Pick] = []
     left = {source: list(pool) for source, pool in pools.items()}
     while len(picks) < spec.count and left:
@@ -127,14 +129,14 @@ def _draw(
     return picks
 
 
-def _around(session: Session, pool: list[uuid.UUID], rng: random.Random) -> list[uuid.UUID]:
-    """The pool sorted by distance to one of it at random, so that the negatives share a theme,
-    as the lists do that an expert is trained on. Samples without an embedding come last."""
+def _around(session: Session, anchor_id: uuid.UUID, pool: list[uuid.UUID]) -> list[uuid.UUID]:
+    """The pool sorted by distance to the anchor, so that the negatives share a theme, as the
+    lists do that an expert is trained on. Samples without an embedding come last."""
     anchor, other = aliased(Sample), aliased(Sample)
     distance = other.embedding.cosine_distance(anchor.embedding)
     statement = (
         select(other.id)
-        .join(anchor, anchor.id == rng.choice(pool))
+        .join(anchor, anchor.id == anchor_id)
         .where(other.id.in_(pool))
         .order_by(distance.nulls_last(), other.id.desc())
     )

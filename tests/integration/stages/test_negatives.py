@@ -105,6 +105,19 @@ def test_nearest_takes_neighbours_of_one_of_them(world: World) -> None:
         assert len(sides) == 1
 
 
+def test_nearest_negatives_of_two_sources_share_one_theme(world: World) -> None:
+    rows = fill(world, rejected=4, accepted=4)
+    sides = {}
+    for name in ("rejected", "accepted"):
+        for i, row in enumerate(rows[name]):
+            sides[row.id] = i % 2
+            place(world, (row, vector(1 if i % 2 else -1, 0.01 * i)))
+    sources = {"rejected": 1, "synthetic": 1}
+    for seed in range(8):
+        picked = choose(world, seed, count=2, strategy="nearest", sources=sources, center=False)
+        assert len({sides[document.id] for document in picked.negatives}) == 1
+
+
 def test_nearest_works_before_anything_is_embedded(world: World) -> None:
     fill(world, rejected=4)
     picked = choose(world, count=3, strategy="nearest", sources={"rejected": 1})
