@@ -42,6 +42,14 @@ class Database:
             raise Unavailable("Every connection to the database is in use. Try again.") from error
 
     @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A session that sees the database as it is now, whatever is committed meanwhile, and
+        changes nothing."""
+        with self.transaction() as session:
+            session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+            yield session
+
+    @contextmanager
     def only_one(self, name: str) -> Iterator[bool]:
         """Whether this process is the only one that now does `name`; held until the end.
 

@@ -105,14 +105,18 @@ def migrate() -> None:
     answer({"version": version}, f"The database is at migration {version}.")
 
 
-@click.command("doctor", cls=Command, examples=["factory doctor", "factory doctor --json"])
-def doctor() -> int:
+@click.command("doctor", cls=Command, examples=["factory doctor", "factory doctor --deep --json"])
+@click.option("--deep", is_flag=True, help="Check every row of the database instead.")
+def doctor(deep: bool) -> int:
     """Look for what is missing on this machine, and say how to mend it.
 
-    Exits with 1 when something is.
+    With --deep, check that no job, sample or verdict was lost or doubled, in the database and in
+    Label Studio, and name each row that is wrong. Exits with 1 when something is.
     """
     from factory.local.doctor import checks
 
+    if deep:
+        return _deep(load_settings())
     found = checks(load_settings())
     rows = [
         (Text("ok", "green") if each.ok else Text("MISSING", "red"), each.name, each.detail)
@@ -125,6 +129,19 @@ def doctor() -> int:
         *([Text("\nHow to mend it:", "bold"), *mends] if mends else []),
     )
     return FAILED if mends else 0
+
+
+def _deep(settings: Settings) -> int:
+    from factory.local.deep import examine
+
+    found = examine(settings)
+    wrong = [(each.invariant, each.row, each.detail) for each in found.violations]
+    answer(
+        {"ok": not wrong, **asdict(found)},
+        table(("", "row", "what is wrong"), wrong) if wrong else Text("Nothing is wrong.", "green"),
+        *(Text(f"Not checked: {reason}", "yellow") for reason in found.unchecked),
+    )
+    return FAILED if wrong else 0
 
 
 COMMANDS = (demo, up, doctor, serve, worker, beat, migrate)
