@@ -47,9 +47,19 @@ class Desk:
             self.serve(request_id)
 
     def serve(self, request_id: uuid.UUID) -> None:
-        """Answer one request, or say why it cannot be answered."""
+        """Answer one request, or say why it cannot be answered, unless another is at it."""
+        with self.database.only_one(f"request/{request_id}") as mine:
+            if mine and self._begin(request_id):
+                self._serve(request_id)
+
+    def _begin(self, request_id: uuid.UUID) -> bool:
+        """Counted before the work: who is killed by it cannot count it afterwards."""
         with self.database.transaction() as session:
-            request = requests.take(session, request_id)
+            return requests.begin(session, request_id)
+
+    def _serve(self, request_id: uuid.UUID) -> None:
+        with self.database.transaction() as session:
+            request = requests.waiting(session, request_id)
             if request is None:
                 return
             try:
