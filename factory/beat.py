@@ -51,7 +51,7 @@ class Beat:
                         if pruning.is_due():
                             self.prune()
                         wait(TICK_SECONDS)
-            except (Unavailable, psycopg.OperationalError) as error:
+            except (Unavailable, psycopg.Error) as error:
                 logger.warning("beat.database_unavailable", error=str(error))
                 self.stop.wait(TICK_SECONDS)
 

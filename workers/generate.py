@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy.orm import Session
+
 from factory import log, negatives, samples, shards
 from factory.db import Database
 from factory.errors import FactoryError, Stopped
@@ -144,8 +146,7 @@ class ShardRun:
 
         Raises LeaseLost, Stopped, DecodingError.
         """
-        with self.database.transaction() as session:
-            ordinals = shards.missing(session, self.hold.lease)
+        ordinals = self.database.retrying(lambda s: shards.missing(s, self.hold.lease))
         composer = Composer(self.spec, self.pair)
         decoder = composer.decoder(
             self.settings.slots, trace=self.spec.trace, watch=self.hold.check
@@ -175,8 +176,9 @@ class ShardRun:
         if self.spec.guidance.eta == 0 or self.spec.negatives.count == 0:
             return Chosen()
         rng = random.Random(seed)
-        with self.database.transaction() as session:
-            return negatives.choose(session, self.by.dataset_id, self.spec.negatives, rng)
+        return self.database.retrying(
+            lambda s: negatives.choose(s, self.by.dataset_id, self.spec.negatives, rng)
+        )
 
     def _keep(self, completion: Completion, composer: Composer) -> None:
         row = self._rows.pop(completion.index)
@@ -186,12 +188,15 @@ class ShardRun:
             self._flush()
 
     def _flush(self) -> None:
-        """Store the batch under the lease; nothing is stored when the lease is lost."""
-        with self.database.transaction() as session:
-            self.hold.renew(session)
-            samples.store(session, self.by, self._batch, self.spec.review)
+        """Store the batch under the lease; nothing is stored when the lease is lost. A database
+        that is away is waited for: what is finished is worth more than the time."""
+        self.database.retrying(self._store, self.settings.lease_seconds)
         self._batch.clear()
         self._flushed = time.monotonic()
+
+    def _store(self, session: Session) -> None:
+        self.hold.renew(session)
+        samples.store(session, self.by, self._batch, self.spec.review)
 
 
 def _finished(row: Row, completion: Completion, composer: Composer) -> Made | Failed:

@@ -3,8 +3,11 @@
 import os
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from factory import jobs, log, shards
 from factory.db import Database
@@ -49,8 +52,7 @@ class GpuWorker:
         self.desk.serve_all()
         if self.shutdown.is_set():
             return
-        with self.database.transaction() as session:
-            lease = shards.claim(session, shard_id, self.name, self.settings.lease_seconds)
+        lease = self._claim(shard_id)
         if lease is None:
             return
         logger.info("shard.started", shard=str(shard_id), fence=lease.fence)
@@ -58,6 +60,13 @@ class GpuWorker:
             self._run(lease)
         except LeaseLost as error:
             logger.warning("shard.lease_lost", shard=str(shard_id), detail=error.detail)
+
+    def _claim(self, shard_id: uuid.UUID) -> Lease | None:
+        before = self.database.retrying(lambda s: shards.fence(s, shard_id))
+        seconds = self.settings.lease_seconds
+        return self.database.retrying(
+            lambda s: shards.claim(s, shard_id, self.name, seconds, before=before)
+        )
 
     def _run(self, lease: Lease) -> None:
         """Work on a leased shard; however that ends, say so. Raises LeaseLost."""
@@ -77,9 +86,7 @@ class GpuWorker:
             logger.info("shard.done", shard=str(lease.shard_id))
 
     def _work(self, hold: Hold) -> None:
-        with self.database.transaction() as session:
-            job = session.get_one(Job, hold.lease.job_id)
-            model = session.get(ModelPair, job.model_id) if job.model_id else None
+        job, model = self.database.retrying(lambda s: _job_and_model(s, hold.lease))
         spec = job_spec.validate_python(job.spec)
         if isinstance(spec, GenerateSpec):
             assert model is not None, "a generate job names a model"  # noqa: S101
@@ -98,18 +105,16 @@ class GpuWorker:
         ShardRun(self.database, self.settings, hold, spec, pair, by).run()
 
     def _begin(self, lease: Lease, environment: dict[str, Any]) -> uuid.UUID:
-        with self.database.transaction() as session:
-            return shards.begin_attempt(session, lease, self.name, environment)
+        return self.database.retrying(
+            lambda s: shards.begin_attempt(s, lease, self.name, environment)
+        )
 
     def _finish(self, lease: Lease) -> None:
-        with self.database.transaction() as session:
-            shards.finish(session, lease)
-            jobs.finish_if_done(session, lease.job_id)
+        self._end(lease, lambda session: shards.finish(session, lease))
 
     def _hand_back(self, lease: Lease, error: Stopped) -> None:
         logger.info("shard.handed_back", shard=str(lease.shard_id), detail=error.detail)
-        with self.database.transaction() as session:
-            shards.hand_back(session, lease)
+        self.database.retrying(lambda session: shards.hand_back(session, lease))
 
     def _give_up(self, lease: Lease, error: FactoryError) -> None:
         """What a retry cannot mend ends the job; the rest is a crash."""
@@ -117,11 +122,28 @@ class GpuWorker:
             self._crash(lease, error.detail)
             return
         logger.warning("job.failed", job=str(lease.job_id), detail=error.detail)
-        with self.database.transaction() as session:
-            shards.hand_back(session, lease)
-            jobs.fail(session, lease.job_id, f"{error.title}: {error.detail}")
+        self.database.retrying(lambda session: _fail(session, lease, error))
 
     def _crash(self, lease: Lease, error: str) -> None:
-        with self.database.transaction() as session:
-            shards.crash(session, lease, error, self.settings.shard_attempts)
+        attempts = self.settings.shard_attempts
+        self._end(lease, lambda session: shards.crash(session, lease, error, attempts))
+
+    def _end(self, lease: Lease, how: Callable[[Session], None]) -> None:
+        """End the lease, and the job if that was its last shard. Raises LeaseLost, also when an
+        earlier try did it and only its answer was lost."""
+
+        def work(session: Session) -> None:
+            how(session)
             jobs.finish_if_done(session, lease.job_id)
+
+        self.database.retrying(work)
+
+
+def _job_and_model(session: Session, lease: Lease) -> tuple[Job, ModelPair | None]:
+    job = session.get_one(Job, lease.job_id)
+    return job, session.get(ModelPair, job.model_id) if job.model_id else None
+
+
+def _fail(session: Session, lease: Lease, error: FactoryError) -> None:
+    shards.hand_back(session, lease)
+    jobs.fail(session, lease.job_id, f"{error.title}: {error.detail}")
