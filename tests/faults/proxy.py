@@ -41,6 +41,10 @@ class Proxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all connections and take no new one."""
         self.refusing = True
         self._listener.close()
         self.cut()
