@@ -1,7 +1,7 @@
 """`make test-faults`: every row in full on one plant. Ended rows are kept in a file, so that a run
 that was interrupted goes on where it was.
 
-    python -m tests.faults [--seed 1] [--only TEXT] [--times N] [--afresh]
+    python -m tests.faults [--seed 1] [--only TEXT] [--times N] [--soak MINUTES] [--afresh]
 """
 
 import argparse
@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .plant import Plant, open_plant
-from .rows import ROWS, Row
+from .rows import ROWS, Row, soak
 from .run import Result, run_row, table
 
 KEPT = Path("build/faults.json")
@@ -22,7 +22,8 @@ KEPT = Path("build/faults.json")
 
 def main() -> int:
     arguments = _arguments()
-    wanted = [row for row in ROWS if arguments.only in row.name]
+    soaked = Row(f"a soak of {arguments.soak} minutes", soak, 5 * arguments.soak)
+    wanted = [soaked] if arguments.soak else [row for row in ROWS if arguments.only in row.name]
     done = {} if arguments.afresh else _kept(arguments.seed)
     left = [row for row in wanted if row.name not in done]
     if left:
@@ -62,6 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--times", type=int, default=0, help="faults a row, instead of its own")
+    parser.add_argument("--soak", type=int, default=0, help="minutes of any harm, five a minute")
     parser.add_argument("--afresh", action="store_true", help="forget the rows that are done")
     return parser.parse_args()
 

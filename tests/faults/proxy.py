@@ -1,4 +1,4 @@
-"""A TCP proxy that harms what passes through it, on purpose and counted."""
+"""A TCP proxy that harms what passes through it, on purpose."""
 
 import random
 import selectors
@@ -16,7 +16,7 @@ class Proxy:
 
     `cut` ends every connection. While `refusing`, new ones are closed at once. Of the COMMITs
     that pass, `lost_replies` (a share) are carried out but never answered, and `lost_commits`
-    never arrive; both end the connection. `faults` counts what was done.
+    never arrive; both end the connection. `lost` counts both.
     """
 
     def __init__(self, target: int, seed: int = 0) -> None:
@@ -29,7 +29,7 @@ class Proxy:
         self.refusing = False
         self.lost_replies = 0.0
         self.lost_commits = 0.0
-        self.faults = 0
+        self.lost = 0
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -55,7 +55,6 @@ class Proxy:
             pairs = list(self._pairs)
         for pair in pairs:
             _end(*pair)
-        self.faults += len(pairs)
         return len(pairs)
 
     def _accept(self) -> None:
@@ -65,7 +64,6 @@ class Proxy:
             except OSError:
                 return
             if self.refusing:
-                self.faults += 1
                 client.close()
                 continue
             try:
@@ -109,10 +107,10 @@ class Proxy:
             return True
         dice = self._random.random()
         if dice < self.lost_commits:
-            self.faults += 1
+            self.lost += 1
             return False
         if dice < self.lost_commits + self.lost_replies:
-            self.faults += 1
+            self.lost += 1
             server.sendall(chunk)
             server.settimeout(5)
             server.recv(65536)  # it is carried out now; nobody is told

@@ -126,6 +126,13 @@ def stop_worker(plant: Plant, rng: random.Random) -> None:
     _signal(plant.members[rng.choice(WORKERS)].pid, signal.SIGTERM)
 
 
+def soak(plant: Plant, rng: random.Random) -> None:
+    """Any of the others, five in a minute."""
+    started = time.monotonic()
+    rng.choice(ROWS).harm(plant, rng)
+    time.sleep(max(0.0, 12 - 0.75 - (time.monotonic() - started)))
+
+
 def _kill(pid: int) -> None:
     _signal(pid, signal.SIGKILL)
 
@@ -155,7 +162,7 @@ ROWS = (
     Row("the broker wiped", wipe_broker, 25),
     Row("messages repeated ten times", repeat_messages, 25),
     Row("two beats, either killed", kill_beat, 25, ("beat",)),
-    Row("connections to the database cut", cut_connections, 100),
-    Row("COMMITs lost or not answered", lose_commits, 100),
+    Row("connections to the database cut", cut_connections, 50),
+    Row("COMMITs lost or not answered", lose_commits, 25),
     Row("the database out of reach", refuse_connections, 10),
 )

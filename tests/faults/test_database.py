@@ -72,7 +72,7 @@ def test_a_commit_that_is_not_answered_is_done_once(
     names = [f"{lost.replace('_', '-')}-{number}" for number in range(20)]
     for name in names:
         database.retrying(lambda session, name=name: add(session, name))
-    assert proxy.faults >= 5
+    assert proxy.lost >= 5
     with direct.transaction() as session:
         stored = session.scalars(select(Dataset.name).where(Dataset.name.in_(names))).all()
     assert sorted(stored) == sorted(names)
@@ -112,7 +112,7 @@ def test_a_shard_is_made_once_whatever_becomes_of_its_commits(
             database.retrying(lambda s, held=lease, by=by, rows=rows: flush(s, held, by, rows))
         with suppress(LeaseLost):  # an earlier try had done it, and its answer was lost
             database.retrying(lambda s, held=lease: finish(s, held))
-    assert proxy.faults > 3
+    assert proxy.lost > 3
     assert world.job(job).state == "succeeded"
     with direct.transaction() as session:
         count = select(func.count(), func.count(Sample.ordinal.distinct()))
@@ -241,7 +241,7 @@ def test_a_submission_whose_answer_is_lost_is_one_job_when_it_is_sent_again(
         while (answer := submit(app, world, f"lost {number}".replace(" ", "-"))).status_code == 503:
             assert answer.headers["Retry-After"]
         assert answer.status_code in (200, 201)
-    assert proxy.faults > 3
+    assert proxy.lost > 3
     assert submitted(direct, world) == 10
     with direct.transaction() as session:
         assert invariants.violations(session) == []
