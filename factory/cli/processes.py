@@ -144,7 +144,36 @@ def _deep(settings: Settings) -> int:
     return FAILED if wrong else 0
 
 
-COMMANDS = (demo, up, doctor, serve, worker, beat, migrate)
+@click.command("backup", cls=Command, examples=["factory backup factory-monday.tar"])
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(file: Path) -> None:
+    """Write the database and the models trained here to one file, while all goes on.
+
+    Label Studio's data and models of FACTORY_MODEL_ROOTS are not in it.
+    """
+    from factory.local import backup as backups
+
+    written = backups.backup(load_settings(), file)
+    outside = [Text(f"Not in it: {place}", "yellow") for place in written.elsewhere]
+    answer({"file": str(file), **asdict(written)}, f"Written to {file}.", *outside)
+
+
+@click.command("restore", cls=Command, examples=["factory restore factory-monday.tar"])
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(file: Path) -> None:
+    """Put a backup into an empty factory that does not run.
+
+    It goes into FACTORY_DATABASE_URL, or into the embedded database of FACTORY_HOME.
+    """
+    from factory.local import backup as backups
+
+    settings = load_settings()
+    read = backups.restore(settings, file)
+    then = "`factory migrate`, then start it" if settings.database_url else "`factory up`"
+    answer({"file": str(file), **asdict(read)}, f"Restored from {read.created_at}. Next: {then}.")
+
+
+COMMANDS = (demo, up, doctor, serve, worker, beat, migrate, backup, restore)
 
 
 def worker_command(kind: str, settings: Settings) -> list[str]:
