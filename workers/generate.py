@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from sqlalchemy.orm import Session
 
 from factory import log, negatives, samples, shards
@@ -137,24 +138,24 @@ class ShardRun:
     spec: GenerateSpec
     pair: LoadedPair
     by: MadeBy
+    slots: int
     _rows: dict[int, Row] = field(default_factory=dict, init=False)
     _batch: list[Made | Failed] = field(default_factory=list, init=False)
     _flushed: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> None:
-        """Make what is missing. What is finished is stored also when the run is stopped.
+        """Make what is missing. What is finished is stored also when the run is stopped or the
+        device's memory is full.
 
-        Raises LeaseLost, Stopped, DecodingError.
+        Raises LeaseLost, Stopped, DecodingError, torch.OutOfMemoryError.
         """
         ordinals = self.database.retrying(lambda s: shards.missing(s, self.hold.lease))
         composer = Composer(self.spec, self.pair)
-        decoder = composer.decoder(
-            self.settings.slots, trace=self.spec.trace, watch=self.hold.check
-        )
+        decoder = composer.decoder(self.slots, trace=self.spec.trace, watch=self.hold.check)
         try:
             for completion in decoder.run(self._requests(composer, ordinals)):
                 self._keep(completion, composer)
-        except Stopped:
+        except (Stopped, torch.OutOfMemoryError):
             self._flush()
             raise
         self._flush()

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from sqlalchemy.orm import Session
 
 from factory import jobs, log, shards
 from factory.db import Database
-from factory.errors import FactoryError, LeaseLost, Stopped
+from factory.errors import FactoryError, LeaseLost, ModelError, Stopped
 from factory.samples import MadeBy
 from factory.settings import Settings
 from factory.shards import Lease
@@ -24,9 +25,17 @@ from workers.leases import Hold
 from workers.pairs import PairCache, device_of, software
 from workers.train import TrainRun
 
+OUT_OF_MEMORY = (
+    "The device's memory is full with a single row. Use a smaller model or a larger device, "
+    "fewer negatives, or a smaller sampling.max_new_tokens."
+)
 KV = "joint"  # negatives are encoded together, in one context
 
 logger = log.get(__name__)
+
+
+class TooManySlots(FactoryError):
+    """The device's memory is full; with fewer rows side by side it may not be."""
 
 
 @dataclass
@@ -39,6 +48,7 @@ class GpuWorker:
     shutdown: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        self._slots: dict[str, int] = {}  # of pairs for which the settings' were too many
         self.pairs = PairCache(self.settings, self.database)
         self.desk = Desk(self.database, self.pairs)
 
@@ -50,16 +60,20 @@ class GpuWorker:
     def run_shard(self, shard_id: uuid.UUID) -> None:
         """Lease a shard and work on it to its end, or until it must be given up."""
         self.desk.serve_all()
-        if self.shutdown.is_set():
-            return
-        lease = self._claim(shard_id)
-        if lease is None:
-            return
-        logger.info("shard.started", shard=str(shard_id), fence=lease.fence)
+        while not self.shutdown.is_set():
+            lease = self._claim(shard_id)
+            if lease is None or not self._attempt(lease):
+                return
+            self.pairs.free_memory()
+
+    def _attempt(self, lease: Lease) -> bool:
+        """Work under one lease; returns whether to lease the shard again at once."""
+        logger.info("shard.started", shard=str(lease.shard_id), fence=lease.fence)
         try:
-            self._run(lease)
+            return self._run(lease)
         except LeaseLost as error:
-            logger.warning("shard.lease_lost", shard=str(shard_id), detail=error.detail)
+            logger.warning("shard.lease_lost", shard=str(lease.shard_id), detail=error.detail)
+            return False
 
     def _claim(self, shard_id: uuid.UUID) -> Lease | None:
         before = self.database.retrying(lambda s: shards.fence(s, shard_id))
@@ -68,8 +82,9 @@ class GpuWorker:
             lambda s: shards.claim(s, shard_id, self.name, seconds, before=before)
         )
 
-    def _run(self, lease: Lease) -> None:
-        """Work on a leased shard; however that ends, say so. Raises LeaseLost."""
+    def _run(self, lease: Lease) -> bool:
+        """Work on a leased shard; however that ends, say so. Returns whether it was handed back
+        to be gone on with in less memory. Raises LeaseLost."""
         try:
             with Hold(self.settings, lease, self.shutdown) as hold:
                 self._work(hold)
@@ -77,13 +92,19 @@ class GpuWorker:
             raise
         except Stopped as error:
             self._hand_back(lease, error)
+        except TooManySlots as error:
+            self._hand_back(lease, error)
+            return True
         except FactoryError as error:
             self._give_up(lease, error)
+        except torch.OutOfMemoryError as error:
+            self._give_up(lease, ModelError(f"{OUT_OF_MEMORY} {error}"))
         except Exception as error:
             logger.exception("shard.crashed", shard=str(lease.shard_id))
             self._crash(lease, f"{type(error).__name__}: {error}")
         else:
             logger.info("shard.done", shard=str(lease.shard_id))
+        return False
 
     def _work(self, hold: Hold) -> None:
         job, model = self.database.retrying(lambda s: _job_and_model(s, hold.lease))
@@ -99,10 +120,18 @@ class GpuWorker:
 
     def _generate(self, hold: Hold, job: Job, spec: GenerateSpec, model: ModelPair) -> None:
         pair = self.pairs.load(model)
-        made_on = pair.environment(self.settings.slots)
+        slots = self._slots.get(model.name, self.settings.slots)
+        made_on = pair.environment(slots)
         attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on})
         by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id)
-        ShardRun(self.database, self.settings, hold, spec, pair, by).run()
+        try:
+            ShardRun(self.database, self.settings, hold, spec, pair, by, slots).run()
+        except torch.OutOfMemoryError as error:
+            if slots == 1:
+                raise
+            self._slots[model.name] = slots // 2
+            told = f"{slots} slots do not fit into {made_on['device']}: {slots // 2} from now on."
+            raise TooManySlots(told) from error
 
     def _begin(self, lease: Lease, environment: dict[str, Any]) -> uuid.UUID:
         return self.database.retrying(
@@ -112,7 +141,7 @@ class GpuWorker:
     def _finish(self, lease: Lease) -> None:
         self._end(lease, lambda session: shards.finish(session, lease))
 
-    def _hand_back(self, lease: Lease, error: Stopped) -> None:
+    def _hand_back(self, lease: Lease, error: FactoryError) -> None:
         logger.info("shard.handed_back", shard=str(lease.shard_id), detail=error.detail)
         self.database.retrying(lambda session: shards.hand_back(session, lease))
 
