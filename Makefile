@@ -15,7 +15,7 @@ DEV := .venv/.installed-dev
 SAYS := 1>&2
 QUIETER := sed -u -E '/^(Requirement|Looking|Processing|WARNING: Location|  )/d; s/^(.{88}).{9,}/\1 …/; s/^/[factory] /'
 
-.PHONY: help demo up test lint format bench clean install install-dev chromium
+.PHONY: help demo up test test-faults lint format bench clean install install-dev chromium
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ up: ; @$(MAKE) -j2 install && exec $(BIN)/factory up  ## Start the factory and k
 
 test:  ## Install what the tests need and run them all
 	@$(MAKE) -j2 install-dev && exec $(BIN)/python -m pytest
+
+test-faults: $(DEV)  ## Harm a running factory hundreds of times, count what is lost (up to an hour)
+	@exec $(BIN)/python -m tests.faults
 
 lint: $(DEV)  ## Linters, types and layers
 	@$(BIN)/ruff check .

@@ -1,5 +1,5 @@
-"""The pulse of the factory: publishes owed wake-ups, frees shards whose workers died, and has
-reviews reconciled. Any number of these processes may run side by side.
+"""The pulse of the factory: publishes owed wake-ups, frees shards whose workers died, has reviews
+reconciled, and deletes what is not needed any more. Any number may run side by side.
 """
 
 import signal
@@ -15,12 +15,13 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import select
 
-from factory import dispatch, jobs, log, outbox, shards
+from factory import dispatch, jobs, log, outbox, requests, reviews, shards
 from factory.db import Database
 from factory.errors import Unavailable
 from factory.settings import Settings
 from factory.tables import Dataset
 
+PRUNE_SECONDS = 3600.0
 TICK_SECONDS = 1.0  # how long a lost NOTIFY or an expired lease can stay unseen
 BATCH = 100
 
@@ -38,16 +39,19 @@ class Beat:
 
     def run(self) -> None:
         """Tick until stopped: at each NOTIFY, and once a second."""
-        every = _Every(self.settings.reconcile_seconds)
+        reconciling = _Every(self.settings.reconcile_seconds)
+        pruning = _Every(PRUNE_SECONDS)
         while not self.stop.is_set():
             try:
                 with _listening(self.settings.database_url) as wait:
                     while not self.stop.is_set():
                         self.tick()
-                        if every.is_due():
+                        if reconciling.is_due():
                             self.owe_reconciling()
+                        if pruning.is_due():
+                            self.prune()
                         wait(TICK_SECONDS)
-            except (Unavailable, psycopg.OperationalError) as error:
+            except (Unavailable, psycopg.Error) as error:
                 logger.warning("beat.database_unavailable", error=str(error))
                 self.stop.wait(TICK_SECONDS)
 
@@ -84,6 +88,14 @@ class Beat:
         with self.db.transaction() as session:
             reviewed = select(Dataset.id).where(Dataset.label_studio_project.is_not(None))
             outbox.owe(session, outbox.RECONCILE, *session.scalars(reviewed))
+
+    def prune(self) -> None:
+        """Delete what was answered or handled long ago."""
+        days = self.settings.retention_days
+        with self.db.transaction() as session:
+            answered, handled = requests.prune(session, days), reviews.prune_events(session, days)
+        if answered or handled:
+            logger.info("beat.pruned", requests=answered, events=handled)
 
 
 def run(settings: Settings) -> None:

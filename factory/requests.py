@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from factory import outbox
@@ -12,6 +12,7 @@ from factory.errors import FactoryError, NotFound
 from factory.tables import Request
 
 KINDS = ("replay", "explanation", "preview")
+ATTEMPTS = 2  # a request that ended so many workers is given up
 
 
 def create(session: Session, kind: str, payload: dict[str, Any]) -> Request:
@@ -37,10 +38,28 @@ def pending(session: Session) -> Sequence[uuid.UUID]:
     return session.scalars(statement.limit(100)).all()
 
 
-def take(session: Session, request_id: uuid.UUID) -> Request | None:
-    """Lock a waiting request for the rest of the transaction; None when another has it."""
+def begin(session: Session, request_id: uuid.UUID) -> bool:
+    """Note, before the work, that a worker begins it; returns whether it should.
+
+    A request that was begun ATTEMPTS times and not answered has ended its workers: it is
+    refused, so that it cannot end every worker in turn. Only one worker may call this for a
+    request at a time, and only when no other is at it.
+    """
+    request = waiting(session, request_id)
+    if request is None:
+        return False
+    if request.attempts >= ATTEMPTS:
+        told = f"{request.attempts} workers began this and ended before they could answer"
+        refuse(session, request, FactoryError(f"{told}. The workers' log may say why."))
+        return False
+    request.attempts += 1
+    return True
+
+
+def waiting(session: Session, request_id: uuid.UUID) -> Request | None:
+    """The request, if it still waits for an answer."""
     statement = select(Request).where(Request.id == request_id, Request.done_at.is_(None))
-    return session.scalar(statement.with_for_update(skip_locked=True))
+    return session.scalar(statement)
 
 
 def answer(session: Session, request: Request, result: dict[str, Any]) -> None:
@@ -53,6 +72,13 @@ def refuse(session: Session, request: Request, error: FactoryError) -> None:
     """Store why there is no result."""
     request.error = {"status": error.status, "title": error.title, "detail": error.detail}
     _close(session, request)
+
+
+def prune(session: Session, days: float) -> int:
+    """Delete requests that were answered more than `days` ago; returns how many."""
+    before = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, days * 86_400)
+    old = delete(Request).where(Request.done_at < before).returning(Request.id)
+    return len(session.execute(old).all())
 
 
 def _close(session: Session, request: Request) -> None:

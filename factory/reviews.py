@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -137,6 +137,14 @@ def mark_handled(session: Session, *event_ids: uuid.UUID) -> None:
     session.execute(statement.values(handled_at=func.clock_timestamp()))
     for event_id in event_ids:
         outbox.settle(session, outbox.HANDLE_EVENT, event_id)
+
+
+def prune_events(session: Session, days: float) -> int:
+    """Delete events that were handled more than `days` ago; returns how many. One that comes
+    again after that is handled again, which changes nothing."""
+    before = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, days * 86_400)
+    old = delete(WebhookEvent).where(WebhookEvent.handled_at < before).returning(WebhookEvent.id)
+    return len(session.execute(old).all())
 
 
 def known(

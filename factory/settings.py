@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     shard_attempts: int = Field(3, ge=1, description="Attempts before a shard is dead")
     outbox_retry_seconds: float = Field(30, gt=0, description="Wake-ups are sent again after this")
     reconcile_seconds: float = Field(60, gt=0, description="How often reviews are reconciled")
+    retention_days: float = Field(
+        30, gt=0, description="Answered requests and handled webhook events are kept so long"
+    )
     request_wait_seconds: float = Field(20, ge=0, description="Wait for a worker before a 202")
     install_seconds: float = Field(
         0, ge=0, description="What installing took, for the demo's report; `make demo` sets it"

@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from factory import outbox
 from factory.errors import LeaseLost
+from factory.ids import new_id
 from factory.tables import Attempt, Failure, Job, Sample, Shard
+
+LEASE = (Shard.id, Shard.job_id, Shard.start, Shard.stop, Shard.fence)
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,23 @@ class Lease:
     fence: int
 
 
-def claim(session: Session, shard_id: uuid.UUID, worker: str, seconds: float) -> Lease | None:
+def fence(session: Session, shard_id: uuid.UUID) -> int:
+    """How often the shard was claimed so far."""
+    return session.scalar(select(Shard.fence).where(Shard.id == shard_id)) or 0
+
+
+def claim(
+    session: Session,
+    shard_id: uuid.UUID,
+    worker: str,
+    seconds: float,
+    *,
+    before: int | None = None,
+) -> Lease | None:
     """Lease a pending shard of a live job; None when there is nothing to do.
+
+    `before` is the fence that this worker read first: a claim whose answer was lost is then
+    known as its own when it is called again.
 
     The shard's wake-up is settled, unless it was owed anew meanwhile (the job was resumed, or
     the shard handed back): from here on the lease makes sure that it is not forgotten.
@@ -50,32 +69,48 @@ def claim(session: Session, shard_id: uuid.UUID, worker: str, seconds: float) ->
             worker=worker,
             error=None,
         )
-        .returning(Shard.id, Shard.job_id, Shard.start, Shard.stop, Shard.fence)
+        .returning(*LEASE)
     )
     row = session.execute(statement).one_or_none()
     if row is not None:
         _start_job(session, row.job_id)
     outbox.settle(session, outbox.RUN_SHARD, shard_id, owed)
+    if row is None and before is not None:
+        mine = Shard.state == "leased", Shard.worker == worker, Shard.fence == before + 1
+        row = session.execute(select(*LEASE).where(Shard.id == shard_id, *mine)).one_or_none()
     return Lease(*row) if row else None
 
 
 def begin_attempt(
     session: Session, lease: Lease, worker: str, environment: dict[str, Any]
 ) -> uuid.UUID:
-    """Note what this lease runs on; samples point at it. Returns the attempt's id."""
-    attempt = Attempt(
-        shard_id=lease.shard_id, fence=lease.fence, worker=worker, environment=environment
+    """Note what this lease runs on; samples point at it. Returns the attempt's id.
+
+    Called again for the same lease it returns the same one.
+    """
+    values = {
+        "id": new_id(),
+        "shard_id": lease.shard_id,
+        "fence": lease.fence,
+        "worker": worker,
+        "environment": environment,
+    }
+    statement = insert(Attempt).values(values)
+    once = statement.on_conflict_do_update(
+        index_elements=[Attempt.shard_id, Attempt.fence], set_={"environment": environment}
     )
-    session.add(attempt)
-    session.flush()
-    return attempt.id
+    return session.scalars(once.returning(Attempt.id)).one()
 
 
 def renew(session: Session, lease: Lease, seconds: float) -> str:
     """Prolong the lease and hold the shard's row for this transaction; returns the job's state.
 
-    Raises LeaseLost when another worker has the shard.
+    Raises LeaseLost when another worker has the shard. Postgres ends the transaction when
+    nothing is heard in it for as long as the lease: a worker that is frozen here would else
+    hold the row against the reaper.
     """
+    limit = f"{max(1, round(seconds * 1000))}ms"
+    session.execute(select(func.set_config("idle_in_transaction_session_timeout", limit, True)))
     statement = (
         update(Shard).where(_held(lease)).values(lease_until=_from_now(seconds)).returning(Shard.id)
     )

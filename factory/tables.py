@@ -340,6 +340,7 @@ class Request(Base):
     id: Mapped[uuid.UUID] = _id()
     kind: Mapped[str]
     payload: Mapped[dict[str, Any]]
+    attempts: Mapped[int] = mapped_column(server_default="0")  # how often a worker began it
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]  # {status, title, detail}
     created_at: Mapped[datetime] = _now()

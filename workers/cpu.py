@@ -100,20 +100,19 @@ class CpuWorker:
                 if not mine or version is None:
                     return
                 work(key)
-                with database.transaction() as session:
-                    outbox.settle(session, task, key, version)
+                self._settle(task, key, version)
+
+    def _settle(self, task: str, key: uuid.UUID, version: int) -> None:
+        self.worker.database.retrying(lambda s: outbox.settle(s, task, key, version))
 
     def _owed(self, task: str, key: uuid.UUID) -> int | None:
-        with self.worker.database.transaction() as session:
-            return outbox.version(session, task, key)
+        return self.worker.database.retrying(lambda s: outbox.version(s, task, key))
 
     def _is_handled(self, event_id: uuid.UUID) -> bool:
-        with self.worker.database.transaction() as session:
-            return reviews.is_handled(session, event_id)
+        return self.worker.database.retrying(lambda s: reviews.is_handled(s, event_id))
 
     def _any_event(self) -> bool:
-        with self.worker.database.transaction() as session:
-            return bool(reviews.unhandled(session, 1))
+        return bool(self.worker.database.retrying(lambda s: reviews.unhandled(s, 1)))
 
     @contextmanager
     def _reported(self, task: str, **about: str) -> Iterator[None]:

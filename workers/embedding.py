@@ -8,6 +8,7 @@ stand in (`FACTORY_EMBEDDING_MODEL`). All else is refused before any work is don
 import json
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +103,12 @@ def embed_dataset(database: Database, embedder: Embedder, dataset_id: uuid.UUID)
     """Embed every sample of the dataset that has no embedding yet; returns how many."""
     total = 0
     while True:
-        with database.transaction() as session:
-            rows = samples.unembedded(session, dataset_id, CHUNK)
+        rows = database.retrying(lambda s: samples.unembedded(s, dataset_id, CHUNK))
         if not rows:
             return total
         vectors = embedder.embed_texts([text for _, text in rows])
-        with database.transaction() as session:
-            ids = (id_ for id_, _ in rows)
-            samples.set_embeddings(session, list(zip(ids, vectors, strict=True)))
+        embedded = list(zip((id_ for id_, _ in rows), vectors, strict=True))
+        database.retrying(partial(samples.set_embeddings, vectors=embedded))
         total += len(rows)
 
 

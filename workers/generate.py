@@ -6,6 +6,9 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
+from sqlalchemy.orm import Session
+
 from factory import log, negatives, samples, shards
 from factory.db import Database
 from factory.errors import FactoryError, Stopped
@@ -135,25 +138,24 @@ class ShardRun:
     spec: GenerateSpec
     pair: LoadedPair
     by: MadeBy
+    slots: int
     _rows: dict[int, Row] = field(default_factory=dict, init=False)
     _batch: list[Made | Failed] = field(default_factory=list, init=False)
     _flushed: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> None:
-        """Make what is missing. What is finished is stored also when the run is stopped.
+        """Make what is missing. What is finished is stored also when the run is stopped or the
+        device's memory is full.
 
-        Raises LeaseLost, Stopped, DecodingError.
+        Raises LeaseLost, Stopped, DecodingError, torch.OutOfMemoryError.
         """
-        with self.database.transaction() as session:
-            ordinals = shards.missing(session, self.hold.lease)
+        ordinals = self.database.retrying(lambda s: shards.missing(s, self.hold.lease))
         composer = Composer(self.spec, self.pair)
-        decoder = composer.decoder(
-            self.settings.slots, trace=self.spec.trace, watch=self.hold.check
-        )
+        decoder = composer.decoder(self.slots, trace=self.spec.trace, watch=self.hold.check)
         try:
             for completion in decoder.run(self._requests(composer, ordinals)):
                 self._keep(completion, composer)
-        except Stopped:
+        except (Stopped, torch.OutOfMemoryError):
             self._flush()
             raise
         self._flush()
@@ -175,8 +177,9 @@ class ShardRun:
         if self.spec.guidance.eta == 0 or self.spec.negatives.count == 0:
             return Chosen()
         rng = random.Random(seed)
-        with self.database.transaction() as session:
-            return negatives.choose(session, self.by.dataset_id, self.spec.negatives, rng)
+        return self.database.retrying(
+            lambda s: negatives.choose(s, self.by.dataset_id, self.spec.negatives, rng)
+        )
 
     def _keep(self, completion: Completion, composer: Composer) -> None:
         row = self._rows.pop(completion.index)
@@ -186,12 +189,15 @@ class ShardRun:
             self._flush()
 
     def _flush(self) -> None:
-        """Store the batch under the lease; nothing is stored when the lease is lost."""
-        with self.database.transaction() as session:
-            self.hold.renew(session)
-            samples.store(session, self.by, self._batch, self.spec.review)
+        """Store the batch under the lease; nothing is stored when the lease is lost. A database
+        that is away is waited for: what is finished is worth more than the time."""
+        self.database.retrying(self._store, self.settings.lease_seconds)
         self._batch.clear()
         self._flushed = time.monotonic()
+
+    def _store(self, session: Session) -> None:
+        self.hold.renew(session)
+        samples.store(session, self.by, self._batch, self.spec.review)
 
 
 def _finished(row: Row, completion: Completion, composer: Composer) -> Made | Failed:

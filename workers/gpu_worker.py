@@ -3,12 +3,16 @@
 import os
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from sqlalchemy.orm import Session
+
 from factory import jobs, log, shards
 from factory.db import Database
-from factory.errors import FactoryError, LeaseLost, Stopped
+from factory.errors import FactoryError, LeaseLost, ModelError, Stopped
 from factory.samples import MadeBy
 from factory.settings import Settings
 from factory.shards import Lease
@@ -21,9 +25,17 @@ from workers.leases import Hold
 from workers.pairs import PairCache, device_of, software
 from workers.train import TrainRun
 
+OUT_OF_MEMORY = (
+    "The device's memory is full with a single row. Use a smaller model or a larger device, "
+    "fewer negatives, or a smaller sampling.max_new_tokens."
+)
 KV = "joint"  # negatives are encoded together, in one context
 
 logger = log.get(__name__)
+
+
+class TooManySlots(FactoryError):
+    """The device's memory is full; with fewer rows side by side it may not be."""
 
 
 @dataclass
@@ -36,6 +48,7 @@ class GpuWorker:
     shutdown: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
+        self._slots: dict[str, int] = {}  # of pairs for which the settings' were too many
         self.pairs = PairCache(self.settings, self.database)
         self.desk = Desk(self.database, self.pairs)
 
@@ -47,20 +60,31 @@ class GpuWorker:
     def run_shard(self, shard_id: uuid.UUID) -> None:
         """Lease a shard and work on it to its end, or until it must be given up."""
         self.desk.serve_all()
-        if self.shutdown.is_set():
-            return
-        with self.database.transaction() as session:
-            lease = shards.claim(session, shard_id, self.name, self.settings.lease_seconds)
-        if lease is None:
-            return
-        logger.info("shard.started", shard=str(shard_id), fence=lease.fence)
-        try:
-            self._run(lease)
-        except LeaseLost as error:
-            logger.warning("shard.lease_lost", shard=str(shard_id), detail=error.detail)
+        while not self.shutdown.is_set():
+            lease = self._claim(shard_id)
+            if lease is None or not self._attempt(lease):
+                return
+            self.pairs.free_memory()
 
-    def _run(self, lease: Lease) -> None:
-        """Work on a leased shard; however that ends, say so. Raises LeaseLost."""
+    def _attempt(self, lease: Lease) -> bool:
+        """Work under one lease; returns whether to lease the shard again at once."""
+        logger.info("shard.started", shard=str(lease.shard_id), fence=lease.fence)
+        try:
+            return self._run(lease)
+        except LeaseLost as error:
+            logger.warning("shard.lease_lost", shard=str(lease.shard_id), detail=error.detail)
+            return False
+
+    def _claim(self, shard_id: uuid.UUID) -> Lease | None:
+        before = self.database.retrying(lambda s: shards.fence(s, shard_id))
+        seconds = self.settings.lease_seconds
+        return self.database.retrying(
+            lambda s: shards.claim(s, shard_id, self.name, seconds, before=before)
+        )
+
+    def _run(self, lease: Lease) -> bool:
+        """Work on a leased shard; however that ends, say so. Returns whether it was handed back
+        to be gone on with in less memory. Raises LeaseLost."""
         try:
             with Hold(self.settings, lease, self.shutdown) as hold:
                 self._work(hold)
@@ -68,18 +92,22 @@ class GpuWorker:
             raise
         except Stopped as error:
             self._hand_back(lease, error)
+        except TooManySlots as error:
+            self._hand_back(lease, error)
+            return True
         except FactoryError as error:
             self._give_up(lease, error)
+        except torch.OutOfMemoryError as error:
+            self._give_up(lease, ModelError(f"{OUT_OF_MEMORY} {error}"))
         except Exception as error:
             logger.exception("shard.crashed", shard=str(lease.shard_id))
             self._crash(lease, f"{type(error).__name__}: {error}")
         else:
             logger.info("shard.done", shard=str(lease.shard_id))
+        return False
 
     def _work(self, hold: Hold) -> None:
-        with self.database.transaction() as session:
-            job = session.get_one(Job, hold.lease.job_id)
-            model = session.get(ModelPair, job.model_id) if job.model_id else None
+        job, model = self.database.retrying(lambda s: _job_and_model(s, hold.lease))
         spec = job_spec.validate_python(job.spec)
         if isinstance(spec, GenerateSpec):
             assert model is not None, "a generate job names a model"  # noqa: S101
@@ -92,24 +120,30 @@ class GpuWorker:
 
     def _generate(self, hold: Hold, job: Job, spec: GenerateSpec, model: ModelPair) -> None:
         pair = self.pairs.load(model)
-        made_on = pair.environment(self.settings.slots)
+        slots = self._slots.get(model.name, self.settings.slots)
+        made_on = pair.environment(slots)
         attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on})
         by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id)
-        ShardRun(self.database, self.settings, hold, spec, pair, by).run()
+        try:
+            ShardRun(self.database, self.settings, hold, spec, pair, by, slots).run()
+        except torch.OutOfMemoryError as error:
+            if slots == 1:
+                raise
+            self._slots[model.name] = slots // 2
+            told = f"{slots} slots do not fit into {made_on['device']}: {slots // 2} from now on."
+            raise TooManySlots(told) from error
 
     def _begin(self, lease: Lease, environment: dict[str, Any]) -> uuid.UUID:
-        with self.database.transaction() as session:
-            return shards.begin_attempt(session, lease, self.name, environment)
+        return self.database.retrying(
+            lambda s: shards.begin_attempt(s, lease, self.name, environment)
+        )
 
     def _finish(self, lease: Lease) -> None:
-        with self.database.transaction() as session:
-            shards.finish(session, lease)
-            jobs.finish_if_done(session, lease.job_id)
+        self._end(lease, lambda session: shards.finish(session, lease))
 
-    def _hand_back(self, lease: Lease, error: Stopped) -> None:
+    def _hand_back(self, lease: Lease, error: FactoryError) -> None:
         logger.info("shard.handed_back", shard=str(lease.shard_id), detail=error.detail)
-        with self.database.transaction() as session:
-            shards.hand_back(session, lease)
+        self.database.retrying(lambda session: shards.hand_back(session, lease))
 
     def _give_up(self, lease: Lease, error: FactoryError) -> None:
         """What a retry cannot mend ends the job; the rest is a crash."""
@@ -117,11 +151,28 @@ class GpuWorker:
             self._crash(lease, error.detail)
             return
         logger.warning("job.failed", job=str(lease.job_id), detail=error.detail)
-        with self.database.transaction() as session:
-            shards.hand_back(session, lease)
-            jobs.fail(session, lease.job_id, f"{error.title}: {error.detail}")
+        self.database.retrying(lambda session: _fail(session, lease, error))
 
     def _crash(self, lease: Lease, error: str) -> None:
-        with self.database.transaction() as session:
-            shards.crash(session, lease, error, self.settings.shard_attempts)
+        attempts = self.settings.shard_attempts
+        self._end(lease, lambda session: shards.crash(session, lease, error, attempts))
+
+    def _end(self, lease: Lease, how: Callable[[Session], None]) -> None:
+        """End the lease, and the job if that was its last shard. Raises LeaseLost, also when an
+        earlier try did it and only its answer was lost."""
+
+        def work(session: Session) -> None:
+            how(session)
             jobs.finish_if_done(session, lease.job_id)
+
+        self.database.retrying(work)
+
+
+def _job_and_model(session: Session, lease: Lease) -> tuple[Job, ModelPair | None]:
+    job = session.get_one(Job, lease.job_id)
+    return job, session.get(ModelPair, job.model_id) if job.model_id else None
+
+
+def _fail(session: Session, lease: Lease, error: FactoryError) -> None:
+    shards.hand_back(session, lease)
+    jobs.fail(session, lease.job_id, f"{error.title}: {error.detail}")

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from factory import datasets, log, models, negatives, requests, samples
 from factory.db import Database
-from factory.errors import FactoryError
+from factory.errors import FactoryError, Unavailable
 from factory.negatives import Chosen
 from factory.spec import GenerateSpec, row_seed
 from factory.tables import Job, ModelPair, Request, Sample
@@ -40,16 +40,28 @@ class Desk:
     pairs: PairCache
 
     def serve_all(self) -> None:
-        """Answer every waiting request, oldest first."""
-        with self.database.transaction() as session:
-            waiting = requests.pending(session)
-        for request_id in waiting:
-            self.serve(request_id)
+        """Answer every waiting request, oldest first. One that the database did not let be
+        answered stays owed."""
+        for request_id in self.database.retrying(requests.pending):
+            try:
+                self.serve(request_id)
+            except Unavailable as error:
+                logger.warning("request.put_off", request=str(request_id), error=error.detail)
 
     def serve(self, request_id: uuid.UUID) -> None:
-        """Answer one request, or say why it cannot be answered."""
+        """Answer one request, or say why it cannot be answered, unless another is at it."""
+        with self.database.only_one(f"request/{request_id}") as mine:
+            if mine and self._begin(request_id):
+                self._serve(request_id)
+
+    def _begin(self, request_id: uuid.UUID) -> bool:
+        """Counted before the work: who is killed by it cannot count it afterwards."""
         with self.database.transaction() as session:
-            request = requests.take(session, request_id)
+            return requests.begin(session, request_id)
+
+    def _serve(self, request_id: uuid.UUID) -> None:
+        with self.database.transaction() as session:
+            request = requests.waiting(session, request_id)
             if request is None:
                 return
             try:

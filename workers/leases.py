@@ -61,8 +61,7 @@ class Hold:
         database = Database(self._settings.database_url, pool_size=1)
         while not self._released.wait(self._settings.heartbeat_seconds):
             try:
-                with database.transaction() as session:
-                    self.renew(session)
+                database.retrying(self.renew, self._settings.heartbeat_seconds)
             except LeaseLost as error:
                 self._ended = error
                 break

@@ -1,5 +1,6 @@
 """Model pairs in memory: loaded once, their files digested, the last one used kept."""
 
+import gc
 import hashlib
 import platform
 from dataclasses import dataclass, field
@@ -80,6 +81,12 @@ class PairCache:
                 record_digests(session, row.id, pair.digests)
             self._last = pair
         return self._last
+
+    def free_memory(self) -> None:
+        """Give back what a run that came to an end had taken from the device."""
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def _load(self, row: PairRow) -> LoadedPair:
         base, expert = (_folder(ref, row.revision) for ref in (row.base, row.expert))

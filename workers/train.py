@@ -42,12 +42,15 @@ class TrainRun:
         planned = before + self.spec.steps
         base = self._base(self._note(0, planned))
         expert = self._expert(base, self._note(before, planned))
-        with self.database.transaction() as session:
-            self.hold.renew(session)
-            pair = self._register(session, base, expert.path)
-            job = session.get_one(Job, self.job_id)
-            job.model_id = pair.id
-            job.result = _result(pair, expert)
+        self.database.retrying(lambda session: self._keep(session, base, expert))
+
+    def _keep(self, session: Session, base: Path, expert: Trained) -> None:
+        """Register the pair and note it as the job's result, under the lease."""
+        self.hold.renew(session)
+        pair = self._register(session, base, expert.path)
+        job = session.get_one(Job, self.job_id)
+        job.model_id = pair.id
+        job.result = _result(pair, expert)
 
     def _base(self, note: Callable[[int, int, float], None]) -> Path:
         if self.spec.base != DEMO_BASE:
@@ -98,11 +101,13 @@ class TrainRun:
                 return
             self._noted = now
             progress = {"done": before + done, "planned": planned, "loss": round(loss, 4)}
-            with self.database.transaction() as session:
-                self.hold.renew(session)
-                shards.note_progress(session, self.hold.lease, progress)
+            self.database.retrying(lambda session: self._store(session, progress))
 
         return note
+
+    def _store(self, session: Session, progress: dict[str, Any]) -> None:
+        self.hold.renew(session)
+        shards.note_progress(session, self.hold.lease, progress)
 
     def _register(self, session: Session, base: Path, expert: Path) -> ModelPair:
         """The pair of these folders; a repeated attempt finds the one that is there."""

@@ -105,14 +105,18 @@ def migrate() -> None:
     answer({"version": version}, f"The database is at migration {version}.")
 
 
-@click.command("doctor", cls=Command, examples=["factory doctor", "factory doctor --json"])
-def doctor() -> int:
+@click.command("doctor", cls=Command, examples=["factory doctor", "factory doctor --deep --json"])
+@click.option("--deep", is_flag=True, help="Check every row of the database instead.")
+def doctor(deep: bool) -> int:
     """Look for what is missing on this machine, and say how to mend it.
 
-    Exits with 1 when something is.
+    With --deep, check that no job, sample or verdict was lost or doubled, in the database and in
+    Label Studio, and name each row that is wrong. Exits with 1 when something is.
     """
     from factory.local.doctor import checks
 
+    if deep:
+        return _deep(load_settings())
     found = checks(load_settings())
     rows = [
         (Text("ok", "green") if each.ok else Text("MISSING", "red"), each.name, each.detail)
@@ -127,7 +131,49 @@ def doctor() -> int:
     return FAILED if mends else 0
 
 
-COMMANDS = (demo, up, doctor, serve, worker, beat, migrate)
+def _deep(settings: Settings) -> int:
+    from factory.local.deep import examine
+
+    found = examine(settings)
+    wrong = [(each.invariant, each.row, each.detail) for each in found.violations]
+    answer(
+        {"ok": not wrong, **asdict(found)},
+        table(("", "row", "what is wrong"), wrong) if wrong else Text("Nothing is wrong.", "green"),
+        *(Text(f"Not checked: {reason}", "yellow") for reason in found.unchecked),
+    )
+    return FAILED if wrong else 0
+
+
+@click.command("backup", cls=Command, examples=["factory backup factory-monday.tar"])
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(file: Path) -> None:
+    """Write the database and the models trained here to one file, while all goes on.
+
+    Label Studio's data and models of FACTORY_MODEL_ROOTS are not in it.
+    """
+    from factory.local import backup as backups
+
+    written = backups.backup(load_settings(), file)
+    outside = [Text(f"Not in it: {place}", "yellow") for place in written.elsewhere]
+    answer({"file": str(file), **asdict(written)}, f"Written to {file}.", *outside)
+
+
+@click.command("restore", cls=Command, examples=["factory restore factory-monday.tar"])
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(file: Path) -> None:
+    """Put a backup into an empty factory that does not run.
+
+    It goes into FACTORY_DATABASE_URL, or into the embedded database of FACTORY_HOME.
+    """
+    from factory.local import backup as backups
+
+    settings = load_settings()
+    read = backups.restore(settings, file)
+    then = "`factory migrate`, then start it" if settings.database_url else "`factory up`"
+    answer({"file": str(file), **asdict(read)}, f"Restored from {read.created_at}. Next: {then}.")
+
+
+COMMANDS = (demo, up, doctor, serve, worker, beat, migrate, backup, restore)
 
 
 def worker_command(kind: str, settings: Settings) -> list[str]:

@@ -8,6 +8,7 @@ never came does not double a task.
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from sqlalchemy import select
@@ -48,8 +49,7 @@ def push_dataset(
     total = 0
     while chunk := _take(database, settings, dataset_id):
         tasks = _send(client, project_id, chunk)
-        with database.transaction() as session:
-            reviews.mark_pushed(session, project_id, tasks)
+        database.retrying(partial(reviews.mark_pushed, project_id=project_id, tasks=tasks))
         total += len(tasks)
     logger.info("labelstudio.pushed", dataset=str(dataset_id), project=project_id, tasks=total)
     return total

@@ -76,7 +76,7 @@ def worker(db: Database, result: dict[str, Any] | errors.FactoryError) -> Iterat
         while not asked and not stop.wait(0.02):
             with db.transaction() as session:
                 for request_id in requests.pending(session):
-                    request = requests.take(session, request_id)
+                    request = requests.waiting(session, request_id)
                     if request is None:
                         continue
                     asked.append((request.kind, request.payload))
@@ -126,7 +126,7 @@ def test_what_takes_long_is_found_at_its_location(api: Any, known: Any, db: Data
     assert pending == response.get_json()
     assert (pending["kind"], pending["state"], pending["result"]) == ("replay", "pending", None)
     with db.transaction() as session:
-        request = requests.take(session, uuid.UUID(pending["id"]))
+        request = requests.waiting(session, uuid.UUID(pending["id"]))
         assert request is not None
         requests.answer(session, request, REPLAY)
     done = api.get(there).get_json()

@@ -138,7 +138,7 @@ class Worker:
     def _answer(self, result: dict[str, Any] | FactoryError) -> None:
         with self._database.transaction() as session:
             for request_id in requests.pending(session):
-                request = requests.take(session, request_id)
+                request = requests.waiting(session, request_id)
                 if request is None:
                     continue
                 if isinstance(result, FactoryError):

@@ -1,8 +1,12 @@
 """The doctor finds what is wrong and says how to mend it."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 
+import psycopg
 import pytest
 
 from factory.local import doctor
@@ -113,3 +117,43 @@ def test_a_missing_model_folder_is_found(home):
 def test_a_broken_state_file_hides_no_other_check(home):
     home.stack.write_text("{")
     assert {"Local stack", "GPU"} <= look(home).keys()
+
+
+def deep(home, **settings) -> tuple[int, dict]:
+    """The exit code of `factory doctor --deep --json`, and what it printed."""
+    env = {**os.environ, "FACTORY_HOME": str(home.root), **settings}
+    argv = (sys.executable, "-m", "factory", "doctor", "--deep", "--json")
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_rows_of_a_database_are_checked_and_the_wrong_one_is_named(home, postgres_url):
+    code, found = deep(home, FACTORY_DATABASE_URL=postgres_url)
+    assert (code, found) == (0, {"ok": True, "violations": [], "unchecked": []})
+
+    event = "INSERT INTO webhook_events (id, digest, action, annotation_ids, payload) VALUES "
+    values = "('01890000-0000-7000-8000-000000000001', 'x', 'x', '{}', '{}')"
+    with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
+        connection.execute(event + values)
+        connection.execute(
+            "INSERT INTO datasets (id, name, prompt, label_studio_project) "
+            "VALUES (gen_random_uuid(), 'reviewed', 'p', 3)"
+        )
+    code, found = deep(home, FACTORY_DATABASE_URL=postgres_url)
+    assert code == 1
+    [violation] = found["violations"]
+    assert violation["invariant"] == "C"
+    assert violation["row"] == "webhook event 01890000-0000-7000-8000-000000000001"
+    assert "Label Studio" in found["unchecked"][0]
+
+    url, key = "http://127.0.0.1:1", "k" * 40
+    review = {"FACTORY_LABEL_STUDIO_URL": url, "FACTORY_LABEL_STUDIO_API_KEY": key}
+    code, found = deep(home, FACTORY_DATABASE_URL=postgres_url, **review)
+    assert (code, len(found["violations"])) == (1, 1)
+    assert "refused" in found["unchecked"][0]
+
+
+def test_without_a_factory_no_row_can_be_checked(home):
+    code, found = deep(home)
+    assert code == 4
+    assert "FACTORY_DATABASE_URL" in found["error"]["detail"]

@@ -5,12 +5,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
 from sqlalchemy import delete, select, text
 
-from factory import dispatch, outbox
+from factory import dispatch, outbox, requests, reviews
 from factory.beat import Beat
 from factory.db import Database
 from factory.errors import LeaseLost
@@ -19,7 +20,7 @@ from factory.local import home
 from factory.local.redis import Server
 from factory.settings import Settings
 from factory.shards import claim, renew
-from factory.tables import Dataset, Outbox
+from factory.tables import Dataset, Outbox, Request, WebhookEvent
 
 from .factory_floor import Floor
 
@@ -143,3 +144,28 @@ def test_datasets_with_a_project_are_owed_their_reconciling(
 def reconciled(database: Database) -> set[object]:
     with database.transaction() as session:
         return set(session.scalars(select(Outbox.key).where(Outbox.task == outbox.RECONCILE)))
+
+
+def test_what_was_answered_or_handled_long_ago_is_deleted(
+    settings: Settings, database: Database
+) -> None:
+    with database.transaction() as session:
+        asked = [requests.create(session, "preview", {}) for _ in range(3)]
+        for number in range(3):
+            reviews.record_event(session, {"action": "x", "number": number})
+        events = reviews.unhandled(session, 3)
+        reviews.mark_handled(session, *(event.id for event in events[:2]))
+        for request in asked[:2]:
+            requests.answer(session, request, {})
+    old = "UPDATE {} SET {} = now() - interval '31 days' WHERE id = '{}'"
+    with database.transaction() as session:
+        session.execute(text(old.format("requests", "done_at", asked[0].id)))
+        session.execute(text(old.format("webhook_events", "handled_at", events[0].id)))
+    with beating(settings, database):
+        until(lambda: kept(database, Request) == {asked[1].id, asked[2].id})
+        until(lambda: kept(database, WebhookEvent) == {events[1].id, events[2].id})
+
+
+def kept(database: Database, table: Any) -> set[object]:
+    with database.transaction() as session:
+        return set(session.scalars(select(table.id)))

@@ -1,6 +1,9 @@
 """What people wait for: replay, explanation and preview, on a tiny random pair."""
 
 import math
+import multiprocessing
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -188,3 +191,38 @@ def test_who_waits_is_served_before_the_next_shard(floor: Floor, gpu: GpuWorker)
     answered = floor.answer(ask).done_at
     assert answered is not None
     assert answered <= floor.samples(job)[0].created_at
+
+
+def test_a_request_that_kills_its_workers_is_refused_and_holds_nothing_up(
+    floor: Floor, gpu: GpuWorker
+) -> None:
+    poison, job = floor.ask("preview", spec={}), floor.submit(2, 2)
+    (shard,) = floor.shards(job)
+
+    def work() -> None:
+        floor.database.engine.dispose(close=False)
+        gpu.desk._answer = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment, method-assign]
+        gpu.run_shard(shard.id)
+
+    for _ in range(2):
+        worker = multiprocessing.get_context("fork").Process(target=work)
+        worker.start()
+        worker.join()
+        assert worker.exitcode == -signal.SIGKILL
+        assert floor.answer(poison).done_at is None
+    after = floor.ask("preview", spec={})
+    gpu.run_shard(shard.id)
+    assert "2 workers began this" in (floor.answer(poison).error or {})["detail"]
+    assert floor.answer(after).done_at is not None
+    assert floor.job(job).state == "succeeded"
+
+
+def test_only_one_worker_serves_a_request_at_a_time(floor: Floor, gpu: GpuWorker) -> None:
+    ask = floor.ask("preview", spec={})
+    with floor.database.only_one(f"request/{ask.id}") as mine:
+        assert mine
+        gpu.desk.serve_all()
+        waiting = floor.answer(ask)
+    assert (waiting.done_at, waiting.attempts) == (None, 0)
+    gpu.desk.serve_all()
+    assert floor.answer(ask).done_at is not None

@@ -5,6 +5,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,70 @@ def test_a_missing_model_ends_the_job_and_says_what_where_and_how(
     assert floor.model.expert in (ended.error or "")
     assert len(ended.error or "") > len(floor.model.expert) + 20
     assert all(shard.state == "pending" for shard in floor.shards(ended))
+
+
+@pytest.mark.parametrize("part", ["base", "expert"])
+def test_a_damaged_model_ends_the_job_and_the_worker_goes_on(
+    floor: Floor, gpu: GpuWorker, part: str
+) -> None:
+    file = Path(getattr(floor.model, part)) / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    ended = run_all(floor, gpu, floor.submit(2, 1))
+    assert ended.state == "failed"
+    assert str(file.parent) in (ended.error or "")
+    file.write_bytes(whole)
+    assert run_all(floor, gpu, floor.submit(2, 1)).state == "succeeded"
+
+
+@dataclass
+class Memory:
+    """A device on which `fits` rows fit: the decoder of a larger batch fails in its middle."""
+
+    fits: int
+    after: int = 2  # texts are finished before it is full
+    tried: list[int] = field(default_factory=list)
+
+    def limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = SteerDecoder.run
+
+        def limited(decoder: SteerDecoder, requests: Any) -> Iterator[Any]:
+            self.tried.append(decoder._slots)
+            for number, completion in enumerate(run(decoder, requests)):
+                if decoder._slots > self.fits and number == self.after:
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
+                yield completion
+
+        monkeypatch.setattr(SteerDecoder, "run", limited)
+
+
+def test_slots_are_halved_until_they_fit_and_nothing_is_lost(
+    floor: Floor, gpu: GpuWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(fits=1)
+    memory.limit(monkeypatch)
+    job = floor.submit(9, 9)
+    ended = run_all(floor, gpu, job)
+    assert ended.state == "succeeded"
+    assert memory.tried == [4, 2, 1]
+    made = floor.samples(job)
+    assert [sample.ordinal for sample in made] == list(range(9))
+    with floor.database.transaction() as session:
+        slots = [samples.provenance(session, sample.id)["slots"] for sample in made]
+    assert sorted(slots, reverse=True) == [4, 4, 2, 2, 1, 1, 1, 1, 1]
+    assert floor.shards(job)[0].crashes == 0
+    run_all(floor, gpu, floor.submit(1, 1))
+    assert memory.tried[-1] == 1
+
+
+def test_what_does_not_fit_at_all_fails_the_job_and_says_how_to_mend(
+    floor: Floor, gpu: GpuWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Memory(fits=0).limit(monkeypatch)
+    ended = run_all(floor, gpu, floor.submit(20, 20))
+    assert ended.state == "failed"
+    assert "smaller model" in (ended.error or "")
+    assert len(floor.samples(ended)) == 6
 
 
 def test_changed_weights_are_refused_until_the_old_ones_are_back(
