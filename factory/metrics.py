@@ -21,10 +21,10 @@ MetricName = Literal[
     "precision",
     "recall",
     "coverage",
+    "length",
     "verbatim",
     "near_copies_ngram",
     "near_copies_embedding",
-    "length",
 ]
 NAMES: tuple[MetricName, ...] = get_args(MetricName)
 
@@ -33,49 +33,66 @@ NAMES: tuple[MetricName, ...] = get_args(MetricName)
 class Metric:
     """One metric in words. `is_share`: it lies between 0 and 1."""
 
+    group: str
     title: str
     says: str
     is_share: bool = True
 
 
+USE, VARIETY, LIKENESS, COPIES = "Use", "Variety", "Like the real ones", "Copies"
+
 METRICS: dict[MetricName, Metric] = {
     "yield": Metric(
-        "Yield", "Unique, valid, no copy of a real sample, not refused. More is better."
+        USE, "Yield", "Unique, valid, no copy of a real sample, not refused. More is better."
     ),
     "acceptance_guided": Metric(
-        "Accepted, with feedback", "Of those with a verdict. More is better."
+        USE, "Accepted, with feedback", "Of those with a verdict. More is better."
     ),
     "acceptance_audit": Metric(
-        "Accepted, without feedback", "The same among samples made without feedback."
+        USE, "Accepted, without feedback", "The same among samples made without feedback."
     ),
-    "distinct_1": Metric("Distinct-1", "Different words per word. Compare sets of one size."),
-    "distinct_2": Metric("Distinct-2", "Different pairs of words per pair."),
-    "distinct_3": Metric("Distinct-3", "Different runs of three words per run."),
+    "distinct_1": Metric(
+        VARIETY, "Distinct-1", "Different words per word. Compare sets of one size."
+    ),
+    "distinct_2": Metric(VARIETY, "Distinct-2", "Different pairs of words per pair."),
+    "distinct_3": Metric(VARIETY, "Distinct-3", "Different runs of three words per run."),
     "normalized_ngrams": Metric(
-        "Normalised n-grams", "Distinct-2, -3 and -4 multiplied. More is more varied."
+        VARIETY, "Normalised n-grams", "Distinct-2, -3 and -4 multiplied. More is more varied."
     ),
-    "self_bleu": Metric("Self-BLEU", "How well the others foretell a sample. Less is more varied."),
+    "self_bleu": Metric(
+        VARIETY, "Self-BLEU", "How well the others foretell a sample. Less is more varied."
+    ),
     "self_cosine": Metric(
-        "Self-cosine", "How alike two samples are in meaning. Less is more varied."
+        VARIETY, "Self-cosine", "How alike two samples are in meaning. Less is more varied."
     ),
-    "duplicates": Metric("Duplicates", "Samples with the words of another. Less is better."),
+    "duplicates": Metric(
+        VARIETY, "Duplicates", "Samples with the words of another. Less is better."
+    ),
     "cosine_centroid": Metric(
-        "Cosine to the centre", "How near samples are to the middle of the real ones."
+        LIKENESS, "Cosine to the centre", "How near samples are to the middle of the real ones."
     ),
-    "cosine_pairwise": Metric("Cosine to real", "How alike a sample and a real one are."),
-    "mauve": Metric("MAUVE", "How well both distributions agree. As high as real is best."),
+    "cosine_pairwise": Metric(LIKENESS, "Cosine to real", "How alike a sample and a real one are."),
+    "mauve": Metric(
+        LIKENESS, "MAUVE", "How well both distributions agree. As high as real is best."
+    ),
     "auroc": Metric(
-        "Told from real (AUROC)", "A classifier tells samples from real ones. 50 %: it cannot."
+        LIKENESS,
+        "Told from real (AUROC)",
+        "A classifier tells samples from real ones. 50 %: it cannot.",
     ),
-    "precision": Metric("Precision", "Samples that lie among the real ones."),
-    "recall": Metric("Recall", "Real samples that lie among the samples."),
-    "coverage": Metric("Coverage", "Real samples with a sample nearby. More is better."),
-    "verbatim": Metric("Copies", "Samples with all the words of a real one. Less is better."),
+    "precision": Metric(LIKENESS, "Precision", "Samples that lie among the real ones."),
+    "recall": Metric(LIKENESS, "Recall", "Real samples that lie among the samples."),
+    "coverage": Metric(LIKENESS, "Coverage", "Real samples with a sample nearby. More is better."),
+    "length": Metric(LIKENESS, "Length", "Words and marks in a sample.", is_share=False),
+    "verbatim": Metric(
+        COPIES, "Verbatim copies", "Samples with all the words of a real one. Less is better."
+    ),
     "near_copies_ngram": Metric(
-        "Near-copies by words", "Samples of which 80 % is in one real sample. Less is better."
+        COPIES,
+        "Near-copies by words",
+        "Samples of which 80 % is in one real sample. Less is better.",
     ),
     "near_copies_embedding": Metric(
-        "Near-copies by meaning", "Samples with a real one at a cosine of .95 or more."
+        COPIES, "Near-copies by meaning", "Samples with a real one at a cosine of .95 or more."
     ),
-    "length": Metric("Length", "Words and marks in a sample.", is_share=False),
 }

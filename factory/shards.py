@@ -38,7 +38,8 @@ def claim(session: Session, shard_id: uuid.UUID, worker: str, seconds: float) ->
     The shard's wake-up is settled, unless it was owed anew meanwhile (the job was resumed, or
     the shard handed back): from here on the lease makes sure that it is not forgotten.
     """
-    owed = outbox.version(session, outbox.RUN_SHARD, shard_id)
+    task = _task(session, shard_id)
+    owed = outbox.version(session, task, shard_id)
     ready = exists().where(Job.id == Shard.job_id, Job.state.in_(("pending", "running")))
     statement = (
         update(Shard)
@@ -55,7 +56,7 @@ def claim(session: Session, shard_id: uuid.UUID, worker: str, seconds: float) ->
     row = session.execute(statement).one_or_none()
     if row is not None:
         _start_job(session, row.job_id)
-    outbox.settle(session, outbox.RUN_SHARD, shard_id, owed)
+    outbox.settle(session, task, shard_id, owed)
     return Lease(*row) if row else None
 
 
@@ -103,7 +104,7 @@ def missing(session: Session, lease: Lease) -> Sequence[int]:
 
 
 def note_progress(session: Session, lease: Lease, progress: dict[str, Any]) -> None:
-    """Keep how far a train shard is."""
+    """Keep how far a shard is that makes no samples."""
     session.execute(update(Shard).where(_held(lease)).values(progress=progress))
 
 
@@ -115,7 +116,7 @@ def finish(session: Session, lease: Lease) -> None:
 def hand_back(session: Session, lease: Lease) -> None:
     """Stop working on a shard that has more to do. Raises LeaseLost."""
     _end_lease(session, lease, state="pending")
-    outbox.owe(session, outbox.RUN_SHARD, lease.shard_id)
+    outbox.owe(session, _task(session, lease.shard_id), lease.shard_id)
 
 
 def crash(session: Session, lease: Lease, error: str, attempts: int) -> None:
@@ -140,6 +141,12 @@ def reap(session: Session, attempts: int) -> Sequence[uuid.UUID]:
     return sorted(jobs)
 
 
+def _task(session: Session, shard_id: uuid.UUID) -> str:
+    """The task that works on this shard."""
+    kind = select(Job.kind).join(Shard, Shard.job_id == Job.id).where(Shard.id == shard_id)
+    return outbox.shard_task(session.scalar(kind) or "")
+
+
 def _start_job(session: Session, job_id: uuid.UUID) -> None:
     started = func.coalesce(Job.started_at, func.clock_timestamp())
     session.execute(
@@ -156,7 +163,7 @@ def _count_crash(session: Session, shard_id: uuid.UUID, error: str, attempts: in
         shard.state = "dead"
         shard.error = f"{error} ({shard.crashes} attempts)"
     else:
-        outbox.owe(session, outbox.RUN_SHARD, shard_id)
+        outbox.owe(session, _task(session, shard_id), shard_id)
 
 
 def _end_lease(session: Session, lease: Lease, *, state: str, error: str | None = None) -> None:

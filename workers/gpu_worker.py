@@ -1,80 +1,36 @@
-"""What a GPU worker does with a shard: lease it, work on it, and say how that ended."""
+"""What a GPU worker does: make samples and train experts, and answer who waits."""
 
-import os
-import threading
 import uuid
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from factory import jobs, log, shards
-from factory.db import Database
-from factory.errors import FactoryError, LeaseLost, Stopped
 from factory.samples import MadeBy
-from factory.settings import Settings
-from factory.shards import Lease
-from factory.spec import GenerateSpec, job_spec
+from factory.spec import GenerateSpec, TrainSpec, job_spec
 from factory.tables import Job, ModelPair
 from workers import layout
 from workers.generate import ShardRun
 from workers.interactive import Desk
 from workers.leases import Hold
 from workers.pairs import PairCache, device_of, software
+from workers.shard_worker import ShardWorker
 from workers.train import TrainRun
 
 KV = "joint"  # negatives are encoded together, in one context
 
-logger = log.get(__name__)
-
 
 @dataclass
-class GpuWorker:
-    """One device's worker: its models, and what it is asked to do. `shutdown` makes it hand
-    back what it works on."""
+class GpuWorker(ShardWorker):
+    """One device's worker: its models, and what it is asked to do."""
 
-    settings: Settings
-    database: Database
-    shutdown: threading.Event = field(default_factory=threading.Event)
+    kind = "gpu"
 
     def __post_init__(self) -> None:
         self.pairs = PairCache(self.settings, self.database)
         self.desk = Desk(self.database, self.pairs)
 
-    @property
-    def name(self) -> str:
-        """This process, in words."""
-        return f"gpu@{os.uname().nodename}:{os.getpid()}"
-
     def run_shard(self, shard_id: uuid.UUID) -> None:
-        """Lease a shard and work on it to its end, or until it must be given up."""
+        """Answer who waits, then work on the shard."""
         self.desk.serve_all()
-        if self.shutdown.is_set():
-            return
-        with self.database.transaction() as session:
-            lease = shards.claim(session, shard_id, self.name, self.settings.lease_seconds)
-        if lease is None:
-            return
-        logger.info("shard.started", shard=str(shard_id), fence=lease.fence)
-        try:
-            self._run(lease)
-        except LeaseLost as error:
-            logger.warning("shard.lease_lost", shard=str(shard_id), detail=error.detail)
-
-    def _run(self, lease: Lease) -> None:
-        """Work on a leased shard; however that ends, say so. Raises LeaseLost."""
-        try:
-            with Hold(self.settings, lease, self.shutdown) as hold:
-                self._work(hold)
-        except LeaseLost:
-            raise
-        except Stopped as error:
-            self._hand_back(lease, error)
-        except FactoryError as error:
-            self._give_up(lease, error)
-        except Exception as error:
-            logger.exception("shard.crashed", shard=str(lease.shard_id))
-            self._crash(lease, f"{type(error).__name__}: {error}")
-        else:
-            logger.info("shard.done", shard=str(lease.shard_id))
+        super().run_shard(shard_id)
 
     def _work(self, hold: Hold) -> None:
         with self.database.transaction() as session:
@@ -84,11 +40,10 @@ class GpuWorker:
         if isinstance(spec, GenerateSpec):
             assert model is not None, "a generate job names a model"  # noqa: S101
             self._generate(hold, job, spec, model)
-        else:
+        elif isinstance(spec, TrainSpec):
             device = device_of(self.settings)
             self._begin(hold.lease, {"device": device, "software": software()})
             TrainRun(self.database, self.settings, hold, job.id, spec, device).run()
-        self._finish(hold.lease)
 
     def _generate(self, hold: Hold, job: Job, spec: GenerateSpec, model: ModelPair) -> None:
         pair = self.pairs.load(model)
@@ -96,32 +51,3 @@ class GpuWorker:
         attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on})
         by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id)
         ShardRun(self.database, self.settings, hold, spec, pair, by).run()
-
-    def _begin(self, lease: Lease, environment: dict[str, Any]) -> uuid.UUID:
-        with self.database.transaction() as session:
-            return shards.begin_attempt(session, lease, self.name, environment)
-
-    def _finish(self, lease: Lease) -> None:
-        with self.database.transaction() as session:
-            shards.finish(session, lease)
-            jobs.finish_if_done(session, lease.job_id)
-
-    def _hand_back(self, lease: Lease, error: Stopped) -> None:
-        logger.info("shard.handed_back", shard=str(lease.shard_id), detail=error.detail)
-        with self.database.transaction() as session:
-            shards.hand_back(session, lease)
-
-    def _give_up(self, lease: Lease, error: FactoryError) -> None:
-        """What a retry cannot mend ends the job; the rest is a crash."""
-        if error.retryable:
-            self._crash(lease, error.detail)
-            return
-        logger.warning("job.failed", job=str(lease.job_id), detail=error.detail)
-        with self.database.transaction() as session:
-            shards.hand_back(session, lease)
-            jobs.fail(session, lease.job_id, f"{error.title}: {error.detail}")
-
-    def _crash(self, lease: Lease, error: str) -> None:
-        with self.database.transaction() as session:
-            shards.crash(session, lease, error, self.settings.shard_attempts)
-            jobs.finish_if_done(session, lease.job_id)

@@ -146,6 +146,7 @@ MEASURES: Mapping[MetricName, Callable[[Compared], Measure]] = {
     "precision": _by_peers(likeness.precision),
     "recall": _by_peers(likeness.recall),
     "coverage": _by_peers(likeness.coverage),
+    "length": lambda sets: variety.length(sets.own.texts, sets.seed),
     "verbatim": lambda sets: copies.verbatim(*(side.texts for side in sets.against)),
     "near_copies_ngram": lambda sets: copies.near_copies_ngram(
         *(side.texts for side in sets.against)
@@ -153,5 +154,4 @@ MEASURES: Mapping[MetricName, Callable[[Compared], Measure]] = {
     "near_copies_embedding": lambda sets: copies.near_copies_embedding(
         *(side.vectors for side in sets.against)
     ),
-    "length": lambda sets: variety.length(sets.own.texts, sets.seed),
 }
