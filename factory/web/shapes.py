@@ -188,7 +188,8 @@ class Measure(Shape):
 
 class Evaluation(Shape):
     """What an evaluate job found. `reference`: the same measures of real samples, to compare
-    with (as many as were measured where a set is seen alone, else one half beside the other)."""
+    with: as many as were measured where a set is seen alone, one half beside the other, and each
+    beside all others for copies."""
 
     job: uuid.UUID
     of: uuid.UUID | None = Field(description="Only samples of this generate job were measured")

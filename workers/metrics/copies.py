@@ -1,7 +1,9 @@
 """Texts that repeat real ones, and how many are of use."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+
+import numpy as np
 
 from factory.intervals import wilson
 from workers.metrics.measure import Array, Measure, measured, unknown
@@ -15,27 +17,38 @@ REFUSED = ("rejected", "fixed")
 DECIDED = ("accepted", *REFUSED)
 
 
-def verbatim(texts: Sequence[str], real: Sequence[str]) -> Measure:
-    """Share of texts whose words are all those of a real sample, in their order."""
-    known = {_key(text) for text in real}
-    return _share("verbatim", [_key(text) in known for text in texts], real)
+def verbatim(texts: Sequence[str], real: Sequence[str], *, others: bool = False) -> Measure:
+    """Share of texts whose words are all those of a real sample, in their order.
+
+    `others`, here and below: the texts are the real samples, each compared with all the others.
+    """
+    times = Counter(_key(text) for text in real)
+    return _share("verbatim", [times[_key(text)] > others for text in texts], real)
 
 
-def near_copies_ngram(texts: Sequence[str], real: Sequence[str]) -> Measure:
+def near_copies_ngram(
+    texts: Sequence[str], real: Sequence[str], *, others: bool = False
+) -> Measure:
     """Share of texts of which one real sample has 80 % of the runs of three words, or more."""
     having: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for place, text in enumerate(real):
         for run in _runs(text):
             having[run].add(place)
-    return _share("near_copies_ngram", [_is_near(_runs(text), having) for text in texts], real)
+    marks = [
+        _is_near(_runs(text), having, place if others else None) for place, text in enumerate(texts)
+    ]
+    return _share("near_copies_ngram", marks, real)
 
 
-def near_copies_embedding(vectors: Array, real: Array) -> Measure:
+def near_copies_embedding(vectors: Array, real: Array, *, others: bool = False) -> Measure:
     """Share of texts with a real sample at a cosine of .95 or more; unit vectors (N, D)."""
     name = "near_copies_embedding"
     if not len(vectors) or not len(real):
         return _share(name, [], real)
-    return _share(name, ((vectors @ real.T).max(axis=1) >= NEAR).tolist(), real)
+    cosines = vectors @ real.T
+    if others:
+        np.fill_diagonal(cosines, -1)
+    return _share(name, (cosines.max(axis=1) >= NEAR).tolist(), real)
 
 
 def usable(texts: Sequence[str], states: Sequence[str], real: Sequence[str]) -> Measure:
@@ -78,9 +91,11 @@ def _runs(text: str) -> set[tuple[str, ...]]:
     return set(ngrams(text, ORDER)) or {tuple(words(text))}
 
 
-def _is_near(runs: set[tuple[str, ...]], having: dict[tuple[str, ...], set[int]]) -> bool:
-    shared: dict[int, int] = defaultdict(int)
+def _is_near(
+    runs: set[tuple[str, ...]], having: dict[tuple[str, ...], set[int]], but: int | None
+) -> bool:
+    """Whether one real sample, `but` this one, has enough of the runs."""
+    shared: Counter[int] = Counter()
     for run in runs:
-        for place in having.get(run, ()):
-            shared[place] += 1
-    return max(shared.values(), default=0) >= SHARED * len(runs)
+        shared.update(having.get(run, ()))
+    return any(times >= SHARED * len(runs) for place, times in shared.items() if place != but)

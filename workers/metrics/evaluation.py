@@ -2,7 +2,8 @@
 
 What depends on the number of samples is measured on equal numbers. The real ones are split at
 random: MAUVE, AUROC, precision, recall and coverage compare m samples with m of the first half,
-and the reference compares m of the second half with those same m.
+and the reference compares m of the second half with those same m. Copies are looked for in all
+real samples; the reference looks for copies of each real one in all the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,8 @@ class Compared:
     own: Texts
     against: tuple[Texts, Texts]
     peers: tuple[Texts, Texts]
+    suspects: tuple[Texts, Texts]
+    are_real: bool  # the suspects are the real ones
     seed: int
 
 
@@ -65,21 +68,23 @@ def evaluate(
     one, _ = _halves(known)
     size = min(len(valid), len(one))
     peers = valid.part(0, size), one.part(0, size)
-    return _measure(names, Compared(made, valid, (valid, known), peers, seed), on_measure)
+    both = valid, known
+    return _measure(names, Compared(made, valid, both, peers, both, False, seed), on_measure)
 
 
 def reference(
     names: Sequence[MetricName], made: int, real: Sequence[Row], seed: int
 ) -> list[Measure]:
     """The same of real samples, for what says something of them: as many as were made where a
-    set is seen alone, else one half beside the other."""
+    set is seen alone, one half beside the other, and each beside all others for copies."""
     known = _texts(real, seed)
     one, other = _halves(known)
     size = min(made, len(one), len(other))
     peers = other.part(0, size), one.part(0, size)
     alone = known.part(0, made)
     wanted = [name for name in names if name not in OF_ROWS]
-    return _measure(wanted, Compared((), alone, (other, one), peers, seed), lambda _: None)
+    sets = Compared((), alone, (other, one), peers, (known, known), True, seed)
+    return _measure(wanted, sets, lambda _: None)
 
 
 def _measure(
@@ -127,6 +132,12 @@ def _by_peers(measure: Callable[[Array, Array, int], Measure]) -> Callable[[Comp
     return lambda sets: measure(sets.peers[0].vectors, sets.peers[1].vectors, sets.seed)
 
 
+def _by_texts(measure: Callable[..., Measure]) -> Callable[[Compared], Measure]:
+    return lambda sets: measure(
+        sets.suspects[0].texts, sets.suspects[1].texts, others=sets.are_real
+    )
+
+
 OF_ROWS = ("yield", "acceptance_guided", "acceptance_audit")
 MEASURES: Mapping[MetricName, Callable[[Compared], Measure]] = {
     "yield": _yield,
@@ -147,11 +158,9 @@ MEASURES: Mapping[MetricName, Callable[[Compared], Measure]] = {
     "recall": _by_peers(likeness.recall),
     "coverage": _by_peers(likeness.coverage),
     "length": lambda sets: variety.length(sets.own.texts, sets.seed),
-    "verbatim": lambda sets: copies.verbatim(*(side.texts for side in sets.against)),
-    "near_copies_ngram": lambda sets: copies.near_copies_ngram(
-        *(side.texts for side in sets.against)
-    ),
+    "verbatim": _by_texts(copies.verbatim),
+    "near_copies_ngram": _by_texts(copies.near_copies_ngram),
     "near_copies_embedding": lambda sets: copies.near_copies_embedding(
-        *(side.vectors for side in sets.against)
+        sets.suspects[0].vectors, sets.suspects[1].vectors, others=sets.are_real
     ),
 }

@@ -28,6 +28,15 @@ def test_near_copies_share_four_fifths_of_their_runs_with_one_real_sample() -> N
     assert found.value == 2 / 5
 
 
+def test_real_samples_are_compared_with_all_others() -> None:
+    real = ["a b c", "A b c", "one two three four five six seven", "one two three four five six x"]
+    assert copies.verbatim(real, real, others=True).value == 2 / 4
+    assert copies.near_copies_ngram(real, real, others=True).value == 4 / 4
+    assert copies.near_copies_ngram(real[1:], real[1:], others=True).value == 2 / 3
+    turns = np.array([[np.cos(a), np.sin(a)] for a in (0, 0.3, 1.2)])
+    assert copies.near_copies_embedding(turns, turns, others=True).value == 2 / 3
+
+
 def test_near_copies_by_meaning_are_those_beyond_the_threshold() -> None:
     real = np.array([[1.0, 0.0], [0.0, 1.0]])
     angles = (0, 0.3, 0.4, 0.8)  # cosines 1, .955, .921, .717 to the nearest
