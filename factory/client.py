@@ -147,6 +147,15 @@ class Client:
         """What is measured of a dataset."""
         return self._http.get(f"/datasets/{_part(dataset)}/metrics")
 
+    def evaluate(self, dataset: str, **spec: Any) -> Json:
+        """Submit a job that measures samples of a dataset beside its real ones; see `metrics`
+        for what the newest one found.
+
+        `spec`: `job` (only samples of this generate job), `origin`, `states`, `metrics`,
+        `limit`, `seed`. Raises Invalid.
+        """
+        return self.submit({"kind": "evaluate", "dataset": dataset, **spec})
+
     def negatives(self, dataset: str, limit: int | None = None) -> Iterator[Json]:
         """The dataset's rejected samples, newest first, and how often each was steered from."""
         return self._http.pages(f"/datasets/{_part(dataset)}/negatives", {}, limit)

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from factory import outbox
 from factory.errors import Conflict, NotFound
 from factory.ids import new_id
-from factory.spec import GenerateSpec, TrainSpec
+from factory.spec import AnySpec, EvaluateSpec, GenerateSpec
 from factory.tables import (
     Dataset,
     Failure,
@@ -50,7 +50,7 @@ class Progress:
 
 def submit(
     session: Session,
-    spec: GenerateSpec | TrainSpec,
+    spec: AnySpec,
     dataset: Dataset,
     model: ModelPair | None,
     *,
@@ -71,7 +71,7 @@ def submit(
     shards = _new_shards(job["id"], job["count"], _shard_size(spec))
     session.add_all(shards)
     session.flush()
-    outbox.owe(session, outbox.RUN_SHARD, *(shard.id for shard in shards))
+    outbox.owe(session, outbox.shard_task(spec.kind), *(shard.id for shard in shards))
     return session.get_one(Job, job["id"]), True
 
 
@@ -122,6 +122,18 @@ def shards_of(session: Session, job_id: uuid.UUID) -> Sequence[Shard]:
     return session.scalars(select(Shard).where(Shard.job_id == job_id).order_by(Shard.index)).all()
 
 
+def newest_evaluation(
+    session: Session, dataset_id: uuid.UUID, *, of: uuid.UUID | None = None
+) -> Job | None:
+    """The newest evaluation of a dataset that is done; with `of`, of this job's samples."""
+    statement = select(Job).where(
+        Job.dataset_id == dataset_id, Job.kind == "evaluate", Job.state == "succeeded"
+    )
+    if of is not None:
+        statement = statement.where(Job.spec["job"].astext == str(of))
+    return session.scalar(statement.order_by(Job.id.desc()).limit(1))
+
+
 def cancel(session: Session, job_id: uuid.UUID) -> Job:
     """End a job now; its worker stops within one batch. Raises Conflict when it has ended."""
     job = _live(session, job_id, "cancelled")
@@ -144,7 +156,7 @@ def resume(session: Session, job_id: uuid.UUID) -> Job:
         raise Conflict(f"Job {job_id} is {job.state}, not paused.")
     job.state = "running" if job.started_at else "pending"
     waiting = select(Shard.id).where(Shard.job_id == job_id, Shard.state == "pending")
-    outbox.owe(session, outbox.RUN_SHARD, *session.scalars(waiting))
+    outbox.owe(session, outbox.shard_task(job.kind), *session.scalars(waiting))
     return job
 
 
@@ -170,7 +182,8 @@ def finish_if_done(session: Session, job_id: uuid.UUID) -> Job:
     ).all()
     job.error = _what_went_wrong(so_far.failed, dead)
     complete = so_far.done == so_far.planned
-    job.state = "succeeded" if complete else "partial" if so_far.done else "failed"
+    some = so_far.done > 0 and job.kind == "generate"
+    job.state = "succeeded" if complete else "partial" if some else "failed"
     job.ended_at = session.scalar(select(func.clock_timestamp()))
     if job.kind == "generate":
         job.result = _steering(session, job)
@@ -179,7 +192,7 @@ def finish_if_done(session: Session, job_id: uuid.UUID) -> Job:
 
 def progress(session: Session, job: Job) -> Progress:
     """How far the job is."""
-    return _train_progress(session, job) if job.kind == "train" else _row_progress(session, job)
+    return _row_progress(session, job) if job.kind == "generate" else _step_progress(session, job)
 
 
 def push(session: Session, job_id: uuid.UUID) -> int:
@@ -195,9 +208,7 @@ def push(session: Session, job_id: uuid.UUID) -> int:
     return len(added)
 
 
-def _new_job(
-    spec: GenerateSpec | TrainSpec, dataset: Dataset, model: ModelPair | None
-) -> dict[str, Any]:
+def _new_job(spec: AnySpec, dataset: Dataset, model: ModelPair | None) -> dict[str, Any]:
     stored = spec.model_dump(mode="json")
     if isinstance(spec, GenerateSpec) and spec.prompt is None:
         stored["prompt"] = dataset.prompt
@@ -207,7 +218,7 @@ def _new_job(
         "dataset_id": dataset.id,
         "model_id": model.id if model else None,
         "spec": stored,
-        "count": spec.count if isinstance(spec, GenerateSpec) else spec.steps,
+        "count": _count(spec),
     }
 
 
@@ -218,8 +229,15 @@ def _new_shards(job_id: uuid.UUID, count: int, size: int) -> list[Shard]:
     ]
 
 
-def _shard_size(spec: GenerateSpec | TrainSpec) -> int:
-    return spec.shard_size if isinstance(spec, GenerateSpec) else spec.steps
+def _count(spec: AnySpec) -> int:
+    """What the job counts: samples, steps or measures."""
+    if isinstance(spec, GenerateSpec):
+        return spec.count
+    return len(spec.metrics) if isinstance(spec, EvaluateSpec) else spec.steps
+
+
+def _shard_size(spec: AnySpec) -> int:
+    return spec.shard_size if isinstance(spec, GenerateSpec) else _count(spec)
 
 
 def _for_same(request: Any, job: Job) -> Job:
@@ -303,7 +321,7 @@ def _given_up(session: Session, job_id: uuid.UUID) -> int:
     return sum(dead.values()) - sum(session.scalar(count) or 0 for count in accounted)
 
 
-def _train_progress(session: Session, job: Job) -> Progress:
+def _step_progress(session: Session, job: Job) -> Progress:
     shard = session.scalars(select(Shard).where(Shard.job_id == job.id)).one()
     planned = max(job.count, int(shard.progress.get("planned", 0)))
     done = planned if shard.state == "done" else int(shard.progress.get("done", 0))

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from factory.spec import UNITS
+
 LINE_SECONDS = 5.0  # between two lines about the same phase
 
 
@@ -117,7 +119,7 @@ def follow(phase: Phase | LinePhase, jobs: Iterable[Mapping[str, Any]]) -> Mappi
 
 def unit(job: Mapping[str, Any]) -> str:
     """What a job counts."""
-    return "steps" if job["kind"] == "train" else "samples"
+    return UNITS[job["kind"]]
 
 
 def _pace(job: Mapping[str, Any]) -> str:

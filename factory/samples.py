@@ -125,6 +125,27 @@ def list_page(
     return session.scalars(statement.order_by(Sample.id.desc()).limit(limit)).all()
 
 
+def chosen(
+    session: Session,
+    dataset_id: uuid.UUID,
+    *,
+    origin: str,
+    states: Sequence[str] = (),
+    job_id: uuid.UUID | None = None,
+    limit: int,
+    seed: int,
+) -> Sequence[Sample]:
+    """At most `limit` samples with their embeddings, chosen by the seed; in a fixed order."""
+    statement = select(Sample).where(Sample.dataset_id == dataset_id, Sample.origin == origin)
+    if states:
+        statement = statement.where(Sample.state.in_(states))
+    if job_id is not None:
+        statement = statement.where(Sample.job_id == job_id)
+    drawn = func.md5(func.concat(Sample.id, seed))
+    statement = statement.options(undefer(Sample.embedding)).order_by(drawn, Sample.id)
+    return session.scalars(statement.limit(limit)).all()
+
+
 def by_ids(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Sample]:
     """These samples by their ids; unknown ids are left out."""
     rows = session.scalars(select(Sample).where(Sample.id.in_(ids)))

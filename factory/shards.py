@@ -57,7 +57,8 @@ def claim(
     The shard's wake-up is settled, unless it was owed anew meanwhile (the job was resumed, or
     the shard handed back): from here on the lease makes sure that it is not forgotten.
     """
-    owed = outbox.version(session, outbox.RUN_SHARD, shard_id)
+    task = _task(session, shard_id)
+    owed = outbox.version(session, task, shard_id)
     ready = exists().where(Job.id == Shard.job_id, Job.state.in_(("pending", "running")))
     statement = (
         update(Shard)
@@ -74,7 +75,7 @@ def claim(
     row = session.execute(statement).one_or_none()
     if row is not None:
         _start_job(session, row.job_id)
-    outbox.settle(session, outbox.RUN_SHARD, shard_id, owed)
+    outbox.settle(session, task, shard_id, owed)
     if row is None and before is not None:
         mine = Shard.state == "leased", Shard.worker == worker, Shard.fence == before + 1
         row = session.execute(select(*LEASE).where(Shard.id == shard_id, *mine)).one_or_none()
@@ -138,7 +139,7 @@ def missing(session: Session, lease: Lease) -> Sequence[int]:
 
 
 def note_progress(session: Session, lease: Lease, progress: dict[str, Any]) -> None:
-    """Keep how far a train shard is."""
+    """Keep how far a shard is that makes no samples."""
     session.execute(update(Shard).where(_held(lease)).values(progress=progress))
 
 
@@ -150,7 +151,7 @@ def finish(session: Session, lease: Lease) -> None:
 def hand_back(session: Session, lease: Lease) -> None:
     """Stop working on a shard that has more to do. Raises LeaseLost."""
     _end_lease(session, lease, state="pending")
-    outbox.owe(session, outbox.RUN_SHARD, lease.shard_id)
+    outbox.owe(session, _task(session, lease.shard_id), lease.shard_id)
 
 
 def crash(session: Session, lease: Lease, error: str, attempts: int) -> None:
@@ -175,6 +176,12 @@ def reap(session: Session, attempts: int) -> Sequence[uuid.UUID]:
     return sorted(jobs)
 
 
+def _task(session: Session, shard_id: uuid.UUID) -> str:
+    """The task that works on this shard."""
+    kind = select(Job.kind).join(Shard, Shard.job_id == Job.id).where(Shard.id == shard_id)
+    return outbox.shard_task(session.scalar(kind) or "")
+
+
 def _start_job(session: Session, job_id: uuid.UUID) -> None:
     started = func.coalesce(Job.started_at, func.clock_timestamp())
     session.execute(
@@ -191,7 +198,7 @@ def _count_crash(session: Session, shard_id: uuid.UUID, error: str, attempts: in
         shard.state = "dead"
         shard.error = f"{error} ({shard.crashes} attempts)"
     else:
-        outbox.owe(session, outbox.RUN_SHARD, shard_id)
+        outbox.owe(session, _task(session, shard_id), shard_id)
 
 
 def _end_lease(session: Session, lease: Lease, *, state: str, error: str | None = None) -> None:

@@ -2,11 +2,13 @@
 
 import hashlib
 import secrets
-from typing import Annotated, Any, Literal, Self
+import uuid
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 from factory import guidance as g
+from factory.metrics import NAMES, MetricName
 
 DEMO_BASE = "demo"  # a base that is trained first, not loaded from a folder
 MAX_SEED = (1 << 53) - 1  # survives every JSON reader
@@ -23,6 +25,7 @@ Name = Annotated[
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Source = Literal["real", "synthetic", "rejected"]
+SampleState = Literal["generated", "filtered", "in_review", "accepted", "rejected", "fixed"]
 
 # arXiv 2308.07645: the published settings
 PRESETS: dict[str, dict[str, Any]] = {
@@ -38,6 +41,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 def _as_tuple(value: object) -> object:
     """JSON has lists only; strict validation takes no list for a tuple."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _as_uuid(value: object) -> object:
+    """JSON has texts only; strict validation takes no text for an id."""
+    return uuid.UUID(value) if isinstance(value, str) else value
 
 
 class _Spec(BaseModel):
@@ -163,8 +171,33 @@ class TrainSpec(_Spec):
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
-JobSpec = Annotated[GenerateSpec | TrainSpec, Field(discriminator="kind")]
-job_spec: TypeAdapter[GenerateSpec | TrainSpec] = TypeAdapter(JobSpec)
+class EvaluateSpec(_Spec):
+    """Measure samples beside the dataset's real ones."""
+
+    kind: Literal["evaluate"]
+    dataset: Name
+    job: Annotated[uuid.UUID, BeforeValidator(_as_uuid)] | None = Field(
+        None, description="Only samples of this generate job"
+    )
+    origin: Literal["synthetic", "corrected"] = "synthetic"
+    states: Annotated[tuple[SampleState, ...], BeforeValidator(_as_tuple)] = Field(
+        (), description="Only samples in these states; none named: in any"
+    )
+    metrics: Annotated[tuple[MetricName, ...], BeforeValidator(_as_tuple)] = Field(
+        NAMES, min_length=1, max_length=len(NAMES), description="What to measure; default: all"
+    )
+    limit: int = Field(
+        1000, ge=1, le=2000, description="Samples to measure, at most; the seed chooses them"
+    )
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+
+AnySpec = GenerateSpec | TrainSpec | EvaluateSpec
+JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
+job_spec: TypeAdapter[AnySpec] = TypeAdapter(JobSpec)
+JobKind = Literal["generate", "train", "evaluate"]
+KINDS: tuple[JobKind, ...] = get_args(JobKind)
+UNITS: dict[JobKind, str] = {"generate": "samples", "train": "steps", "evaluate": "measures"}
 
 
 def _merged(defaults: dict[str, Any], given: Any) -> Any:

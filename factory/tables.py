@@ -108,8 +108,8 @@ class Job(Base):
     model_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("model_pairs.id"))
     state: Mapped[str] = mapped_column(server_default="pending")
     spec: Mapped[dict[str, Any]]
-    count: Mapped[int]  # samples (generate) or steps (train) that are planned
-    result: Mapped[dict[str, Any] | None]  # what was trained, or how far η could steer
+    count: Mapped[int]  # samples (generate), steps (train) or measures (evaluate) planned
+    result: Mapped[dict[str, Any] | None]  # what was trained or measured, how far η could steer
     error: Mapped[str | None]
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)
     request_sha256: Mapped[str]
@@ -139,7 +139,7 @@ class Shard(Base):
     crashes: Mapped[int] = mapped_column(server_default="0")  # leases that ended without a word
     lease_until: Mapped[datetime | None]
     worker: Mapped[str | None]
-    progress: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # steps of a train job
+    progress: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # steps or measures done
     error: Mapped[str | None]
 
 

@@ -1,4 +1,4 @@
-"""Celery entry of CPU workers: embeddings, and the way to Label Studio and back.
+"""Celery entry of CPU workers: embeddings, evaluations, and the way to Label Studio and back.
 
     celery -A workers.cpu worker -Q cpu        (what `factory worker cpu` runs)
 
@@ -16,6 +16,7 @@ from factory import log, outbox, reviews
 from factory.errors import FactoryError
 from workers import embedding, process, reviewer
 from workers.embedding import Embedder
+from workers.evaluate import Evaluator
 from workers.labelstudio.client import Client, connect
 from workers.labelstudio.push import push_dataset
 from workers.labelstudio.refresh import handle_events, reconcile_dataset
@@ -37,6 +38,12 @@ class CpuWorker:
         """Embed the dataset's samples that have no embedding."""
         with self._reported("embed", dataset=str(dataset_id)):
             self._while_owed(outbox.EMBED, dataset_id, self._embed)
+
+    def run_shard(self, shard_id: uuid.UUID) -> None:
+        """Work on the shard of an evaluate job."""
+        with self._reported("run_shard", shard=str(shard_id)):
+            settings, database = self.worker.settings, self.worker.database
+            Evaluator(settings, database, embedder=self._embedding_model).run_shard(shard_id)
 
     def push(self, dataset_id: uuid.UUID) -> None:
         """Send the dataset's waiting samples to Label Studio."""
@@ -144,6 +151,12 @@ cpu = CpuWorker(worker)
 def embed(dataset_id: str) -> None:
     """Embed what is new in a dataset."""
     cpu.embed(uuid.UUID(dataset_id))
+
+
+@worker.task(outbox.MEASURE)
+def run_shard(shard_id: str) -> None:
+    """Measure samples."""
+    cpu.run_shard(uuid.UUID(shard_id))
 
 
 @worker.task(outbox.PUSH)

@@ -1,16 +1,20 @@
-"""`factory dataset`: create, list, show, import, export."""
+"""`factory dataset`: create, list, show, import, export, evaluate."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from factory.cli.command import FAILED, Group
 from factory.cli.connect import connected
 from factory.cli.output import answer, details, note, stderr, table
+from factory.cli.watch import ended, measures, summary
 from factory.connection import Json
 from factory.errors import Invalid
+from factory.metrics import NAMES
+from factory.spec import MAX_SEED
 
 FORMATS = ("jsonl", "parquet", "csv", "card")
 ENDINGS = {"card": "md"}
@@ -124,6 +128,38 @@ def export(
         raise Invalid(f"{target} cannot be written: {error.strerror}.") from error
     result = {"path": str(target), "format": chosen, "bytes": size}
     answer(result, f"{target}: {size:,} bytes")
+
+
+@group.command(
+    "evaluate",
+    examples=[
+        "factory dataset evaluate hypotheses --watch",
+        "factory dataset evaluate hypotheses --job ID --metric distinct_3 --metric mauve --watch",
+    ],
+)
+@click.argument("name")
+@click.option("--job", help="Only samples of this generate job.")
+@click.option("--origin", type=click.Choice(("synthetic", "corrected")), help="Of this origin.")
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Repeat for more."
+)
+@click.option(
+    "--metric", "metrics", multiple=True, type=click.Choice(NAMES), help="Repeat; default: all."
+)
+@click.option("--limit", type=click.IntRange(1, 2000), help="Samples to measure, at most.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Chooses samples and resamples.")
+@click.option("--watch", "watched", is_flag=True, help="Follow the job and show what it found.")
+def evaluate(name: str, watched: bool, **given: Any) -> int:
+    """Measure samples beside the dataset's real ones, each measure with its 95 % interval."""
+    spec = {field: value for field, value in given.items() if value not in (None, ())}
+    with connected() as client:
+        job = client.evaluate(name, **spec)
+        if not watched:
+            answer(job, f"Job {job['id']} is {job['state']}. Next: factory job watch {job['id']}")
+            return 0
+        last = ended(client, job["id"])
+    answer(last, *([measures(last["result"])] if last["result"] else []), summary(last))
+    return 0 if last["state"] == "succeeded" else FAILED
 
 
 def _origins(dataset: Json) -> list[int]:

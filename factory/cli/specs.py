@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from factory.errors import FieldError, Invalid
-from factory.spec import PRESETS, job_spec
+from factory.spec import KINDS, PRESETS, job_spec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Spec = dict[str, Any]
@@ -83,9 +83,8 @@ def checked(spec: Spec) -> Spec:
     try:
         job_spec.validate_python(spec)
     except ValidationError as error:
-        kinds = ("generate", "train")
         problems = [
-            FieldError(_field(each["loc"], kinds), _reason(each["msg"])) for each in error.errors()
+            FieldError(_field(each["loc"]), _reason(each["msg"])) for each in error.errors()
         ]
         raise Invalid("The job is not valid.", problems) from error
     return spec
@@ -129,9 +128,9 @@ def _parameter(option: str) -> str:
     return option.split("/")[0].removeprefix("--").replace("-", "_")
 
 
-def _field(location: tuple[int | str, ...], kinds: tuple[str, ...]) -> str:
+def _field(location: tuple[int | str, ...]) -> str:
     """The dotted name of a field, without the kind that pydantic puts before it."""
-    parts = location[1:] if location and location[0] in kinds else location
+    parts = location[1:] if location and location[0] in KINDS else location
     return ".".join(str(part) for part in parts)
 
 

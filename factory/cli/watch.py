@@ -4,16 +4,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from factory import live
 from factory.cli.command import FAILED, wanted
-from factory.cli.output import answer, stderr
+from factory.cli.output import answer, stderr, table
 from factory.client import Client
 from factory.connection import Json
+from factory.metrics import METRICS
 
 
 def follow(client: Client, job_id: str) -> int:
     """Show a job until it has ended, then answer with it; 0 when it succeeded, else 1."""
+    job = ended(client, job_id)
+    answer(job, summary(job))
+    return 0 if job["state"] == "succeeded" else FAILED
+
+
+def ended(client: Client, job_id: str) -> Mapping[str, Any]:
+    """Show a job until it has ended; returns how it ended."""
     console = Console(quiet=True) if wanted().json else stderr()
     with live.shown(console) as shown, shown.phase("pending") as phase:
 
@@ -22,9 +31,7 @@ def follow(client: Client, job_id: str) -> int:
                 phase.rename(job["state"])
                 yield job
 
-        job = live.follow(phase, titled())
-    answer(job, summary(job))
-    return 0 if job["state"] == "succeeded" else FAILED
+        return live.follow(phase, titled())
 
 
 def summary(job: Mapping[str, Any]) -> str:
@@ -36,3 +43,24 @@ def summary(job: Mapping[str, Any]) -> str:
     note = (job.get("result") or {}).get("note")
     said = f"Job {job['id']} {job['state']}, {', '.join(parts)}{reason}"
     return f"{said}\n{note}" if note else said
+
+
+def measures(evaluation: Mapping[str, Any]) -> Table:
+    """What an evaluation found, beside what real samples score."""
+    natural = {measure["name"]: measure for measure in evaluation["reference"]}
+    rows = [
+        (
+            METRICS[measure["name"]].title,
+            measure["value"],
+            _interval(measure),
+            (natural.get(measure["name"]) or {}).get("value"),
+            measure["n"],
+            measure["note"],
+        )
+        for measure in evaluation["measures"]
+    ]
+    return table(("measure", "samples", "95 %", "real", "n", "note"), rows)
+
+
+def _interval(measure: Mapping[str, Any]) -> str | None:
+    return None if measure["low"] is None else f"{measure['low']:.3g} to {measure['high']:.3g}"

@@ -1,6 +1,6 @@
 """Reads requests strictly: JSON bodies, query strings and headers against pydantic models."""
 
-from typing import Any, get_origin
+from typing import Any, TypeVar, get_origin
 
 from apiflask.schema_adapters import registry
 from apiflask.schema_adapters.pydantic import PydanticAdapter
@@ -9,6 +9,9 @@ from pydantic import BaseModel, ValidationError
 
 from factory import strict_json
 from factory.errors import FieldError, Invalid, Malformed, NotFound, UnsupportedType
+from factory.spec import KINDS
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 MAX_JSON_BYTES = 1024 * 1024
 
@@ -57,7 +60,7 @@ def read_json(request: Request) -> Any:
         )
 
 
-def validated(model: type[BaseModel], data: Any, *, strict: bool = False) -> BaseModel:
+def validated(model: type[ModelT], data: Any, *, strict: bool = False) -> ModelT:
     """`data` as a model. Raises Invalid, naming each field and what is wrong with it."""
     try:
         return model.model_validate(data, strict=strict)
@@ -81,7 +84,7 @@ def _number(literal: str) -> float:
 
 def _path(location: tuple[int | str, ...]) -> str:
     """Dotted, and without the tag that pydantic puts before the fields of a job spec."""
-    parts = location[1:] if location[:1] in (("generate",), ("train",)) else location
+    parts = location[1:] if location and location[0] in KINDS else location
     return ".".join(str(part) for part in parts)
 
 

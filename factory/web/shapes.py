@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
+from factory.metrics import MetricName
+from factory.spec import JobKind, SampleState
+
 Origin = Literal["real", "synthetic", "corrected"]
-SampleState = Literal["generated", "filtered", "in_review", "accepted", "rejected", "fixed"]
 JobState = Literal["pending", "running", "paused", "succeeded", "partial", "failed", "cancelled"]
 
 
@@ -173,14 +175,41 @@ class Outcome(Shape):
     reject_rate: float | None
 
 
+class Measure(Shape):
+    """A measure on `n` samples with its 95 % interval; no value: `note` says why."""
+
+    name: MetricName
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    note: str | None
+
+
+class Evaluation(Shape):
+    """What an evaluate job found. `reference`: the same measures of real samples, to compare
+    with: as many as were measured where a set is seen alone, one half beside the other, and each
+    beside all others for copies."""
+
+    job: uuid.UUID
+    of: uuid.UUID | None = Field(description="Only samples of this generate job were measured")
+    samples: int
+    real: int
+    measures: list[Measure]
+    reference: list[Measure]
+    ended_at: Time
+
+
 class Metrics(Shape):
-    """A dataset in numbers. `audit`: made without feedback; `guided`: all others."""
+    """A dataset in numbers. `audit`: made without feedback; `guided`: all others.
+    `evaluation`: the newest one that is done."""
 
     dataset: str
     counts: Counts
     reviews: ReviewStats
     guided: Outcome
     audit: Outcome
+    evaluation: Evaluation | None
 
 
 class Sync(Shape):
@@ -228,9 +257,9 @@ class Job(Shape):
     """A job: its whole spec, every default filled in, and how far it is."""
 
     id: uuid.UUID
-    kind: Literal["generate", "train"]
+    kind: JobKind
     dataset: str
-    model: str
+    model: str | None = Field(description="An evaluate job has none")
     state: JobState
     spec: dict[str, Any]
     progress: JobProgress

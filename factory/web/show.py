@@ -38,8 +38,19 @@ def job(row: tables.Job, progress: Progress) -> dict[str, Any]:
     """A job as the API shows it."""
     spec = row.spec
     return _columns(
-        row, shapes.Job, dataset=spec["dataset"], model=spec["model"], progress=progress.__dict__
+        row,
+        shapes.Job,
+        dataset=spec["dataset"],
+        model=spec.get("model"),
+        progress=progress.__dict__,
     )
+
+
+def evaluation(row: tables.Job) -> dict[str, Any]:
+    """What an evaluate job that is done has found, as the API shows it."""
+    result = row.result or {}
+    found = {name: result[name] for name in ("samples", "real", "measures", "reference")}
+    return {"job": row.id, "of": row.spec["job"], "ended_at": row.ended_at, **found}
 
 
 def request(row: tables.Request) -> dict[str, Any]:

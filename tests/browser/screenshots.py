@@ -34,6 +34,7 @@ def paths(seeded: Seeded) -> dict[str, str]:
         "job-new": "/jobs/new",
         "job-running": f"/jobs/{seeded.running}",
         "job-finished": f"/jobs/{seeded.finished}",
+        "evaluation": f"/jobs/{seeded.evaluation}",
         "samples": "/samples?dataset=hypotheses",
         "sample": f"/samples/{seeded.sample}",
         "sample-explained": f"/samples/{seeded.sample}?asked={seeded.explanation}",

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from factory import datasets, jobs, requests, reviews, samples, shards, tokens
 from factory.db import Database
 from factory.local.demo import corpus, grammar
-from factory.spec import GenerateSpec, row_seed
+from factory.metrics import NAMES
+from factory.spec import EvaluateSpec, GenerateSpec, row_seed
 from factory.tables import Attempt, Dataset, Job, ModelPair, Push, Request, Sample
 
 TOKEN = "sf_the-token-of-the-browser-tests"
@@ -34,6 +35,7 @@ class Seeded:
 
     finished: uuid.UUID
     running: uuid.UUID
+    evaluation: uuid.UUID
     sample: uuid.UUID
     explanation: uuid.UUID
     replay: uuid.UUID
@@ -75,12 +77,14 @@ def seed(db: Database) -> Seeded:
             "The files of model pair 'demo' have changed since they were first used. Put the old "
             "files back, or register the new ones as another pair.",
         )
+        evaluated = _evaluate(session, dataset, first)
         shown = session.scalars(
             select(Sample).where(Sample.job_id == second.id, ~Sample.audit).order_by(Sample.id)
         ).all()[-2]
         return Seeded(
             finished=first.id,
             running=second.id,
+            evaluation=evaluated.id,
             sample=shown.id,
             explanation=_explain(session, rng, shown).id,
             replay=_replay(session, shown).id,
@@ -241,6 +245,33 @@ def _explained(rng: random.Random, piece: str) -> dict[str, Any]:
         "unguided": piece if rng.random() < 0.8 else " stellar",
         "survivors": rng.choice((1, 1, 2, 3, 8, 21)),
     }
+
+
+def _evaluate(session: Session, dataset: Dataset, of: Job) -> Job:
+    """An evaluation that is done; too few samples for MAUVE, none with a verdict in the audit."""
+    body = {"kind": "evaluate", "dataset": dataset.name, "job": str(of.id)}
+    job, _ = jobs.submit(session, EvaluateSpec.model_validate(body), dataset, None, request=body)
+    unknown = {"mauve", "acceptance_audit"}
+    job.result = {
+        "samples": 120,
+        "real": 60,
+        "measures": [_measure(name, 119, known=name not in unknown) for name in NAMES],
+        "reference": [_measure(name, 30, known=name != "mauve") for name in NAMES[3:]],
+    }
+    (shard,) = jobs.shards_of(session, job.id)
+    lease = shards.claim(session, shard.id, "cpu@a", 60)
+    assert lease is not None
+    shards.finish(session, lease)
+    return jobs.finish_if_done(session, job.id)
+
+
+def _measure(name: str, n: int, *, known: bool) -> dict[str, Any]:
+    value = random.Random(f"{name}{n}").random()
+    if not known:
+        note = "80 samples and twice as many real ones are needed."
+        return {"name": name, "value": None, "low": None, "high": None, "n": n, "note": note}
+    low, high = max(0.0, value - 0.07), min(1.0, value + 0.07)
+    return {"name": name, "value": value, "low": low, "high": high, "n": n, "note": None}
 
 
 def _replay(session: Session, sample: Sample) -> Request:

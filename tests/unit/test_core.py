@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from factory import errors, settings
 from factory.errors import FactoryError, FieldError
 from factory.ids import new_id
+from factory.metrics import NAMES
 from factory.settings import Settings
 from factory.spec import (
     MAX_SEED,
+    EvaluateSpec,
     GenerateSpec,
     TrainSpec,
     is_audit,
@@ -163,6 +165,13 @@ def test_kinds_have_specs_of_their_own() -> None:
         job_spec.validate_python({**train, "count": 3})
     with pytest.raises(ValidationError):
         job_spec.validate_python({"kind": "other"})
+    evaluate = {"kind": "evaluate", "dataset": "d"}
+    spec = job_spec.validate_python(evaluate)
+    assert isinstance(spec, EvaluateSpec)
+    assert spec.metrics == NAMES
+    for wrong in ({"metrics": ["charm"]}, {"metrics": []}, {"job": "7"}, {"limit": 0}):
+        with pytest.raises(ValidationError):
+            job_spec.validate_python(evaluate | wrong)
 
 
 @given(seed=st.integers(0, MAX_SEED), ordinal=st.integers(0, 10**6))

@@ -1,20 +1,15 @@
 """What the demo measures on a round's texts, each with a 95 % interval. Standard library only.
 
-Shares have Wilson intervals (Wilson 1927, JASA 22). Distinct-3 has a leave-one-out jackknife
-interval (Quenouille 1956): a bootstrap would draw texts twice, and so see less diversity than
-there is. Nothing here is random.
+Shares have Wilson intervals. Distinct-3 has a leave-one-out jackknife interval: a bootstrap would
+draw texts twice, and so see less diversity than there is. Nothing here is random.
 """
 
-import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from factory.intervals import Interval, jackknife, wilson
 from factory.local.demo.grammar import parse, theme, words
-
-_Z = 1.959963984540054  # two-sided 95 %
-
-Interval = tuple[float, float]
 
 
 def measure(texts: Sequence[str], real: Collection[str], rejected_theme: str) -> dict[str, Any]:
@@ -50,14 +45,6 @@ def distinct(texts: Sequence[str], n: int = 3) -> float | None:
     return len(set(grams)) / len(grams) if grams else None
 
 
-def wilson(hits: int, size: int) -> Interval:
-    """The 95 % Wilson interval of a share, `hits` of `size` > 0."""
-    share, spread = hits / size, _Z**2 / size
-    middle = (share + spread / 2) / (1 + spread)
-    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / size + spread / (4 * size))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def distinct_interval(texts: Sequence[str], n: int = 3) -> Interval | None:
     """The 95 % jackknife interval of `distinct`; None below two texts or without n-grams."""
     whole, counts = distinct(texts, n), [Counter(_ngrams(text, n)) for text in texts]
@@ -70,10 +57,7 @@ def distinct_interval(texts: Sequence[str], n: int = 3) -> Interval | None:
         / (size - count.total())
         for count in counts
     ]
-    mean = sum(without) / len(without)
-    spread = sum((value - mean) ** 2 for value in without) * (len(without) - 1) / len(without)
-    half = _Z * math.sqrt(spread)
-    return max(0.0, whole - half), min(1.0, whole + half)
+    return jackknife(whole, without)
 
 
 def _useful(texts: Sequence[str], real: Collection[str], rejected_theme: str) -> list[bool]:

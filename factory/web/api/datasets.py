@@ -9,9 +9,9 @@ from flask import request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from factory import datasets, negatives, outbox, reviews, samples, tables
+from factory import datasets, jobs, negatives, outbox, reviews, samples, tables
 from factory.errors import Conflict, FieldError, Invalid
-from factory.spec import Name
+from factory.spec import Name, SampleState
 from factory.web import shapes, show
 from factory.web.api.blueprint import PREFIX, blueprint
 from factory.web.paging import PageQuery, page
@@ -42,7 +42,7 @@ class SampleQuery(PageQuery):
     """Which samples."""
 
     origin: shapes.Origin | None = None
-    state: list[shapes.SampleState] = Field([], description="Any of these; may be repeated")
+    state: list[SampleState] = Field([], description="Any of these; may be repeated")
     job: uuid.UUID | None = None
     q: str | None = Field(None, max_length=1000, description='Words; "a phrase"; -not')
 
@@ -128,11 +128,13 @@ def dataset_metrics(name: str) -> dict[str, Any]:
     """Show a dataset in numbers."""
     with current().db.transaction() as session:
         dataset = datasets.get(session, name)
+        newest = jobs.newest_evaluation(session, dataset.id)
         return {
             "dataset": name,
             "counts": datasets.counts(session, dataset),
             "reviews": reviews.stats(session, dataset.id),
             **reviews.outcomes(session, dataset.id),
+            "evaluation": show.evaluation(newest) if newest else None,
         }
 
 

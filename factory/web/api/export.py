@@ -13,6 +13,7 @@ from flask import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from factory import datasets, samples, tables
+from factory.spec import SampleState
 from factory.web import card, shapes
 from factory.web.api.blueprint import blueprint
 from factory.web.openapi import document
@@ -56,9 +57,7 @@ class ExportQuery(BaseModel):
         "gets a ' before it. jsonl and parquet hold every text exactly. card describes the "
         "dataset in Markdown.",
     )
-    state: list[shapes.SampleState] = Field(
-        ["accepted"], description="Any of these; may be repeated"
-    )
+    state: list[SampleState] = Field(["accepted"], description="Any of these; may be repeated")
     origin: shapes.Origin | None = None
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from factory import datasets, jobs, models, tables
 from factory.errors import Conflict, FieldError, Invalid, NotFound
 from factory.settings import Settings
-from factory.spec import DEMO_BASE, GenerateSpec, JobSpec, Name, TrainSpec
+from factory.spec import DEMO_BASE, AnySpec, EvaluateSpec, GenerateSpec, JobSpec, Name
 from factory.web import inputs, shapes, show
 from factory.web.api.blueprint import PREFIX, blueprint
 from factory.web.api.requests import ACCEPTED, answered
@@ -167,10 +167,13 @@ def shown(session: Session, job: tables.Job) -> dict[str, Any]:
 
 
 def _parts(
-    session: Session, settings: Settings, spec: GenerateSpec | TrainSpec
+    session: Session, settings: Settings, spec: AnySpec
 ) -> tuple[tables.Dataset, tables.ModelPair | None]:
     """The dataset and the model pair that a spec names. Raises Invalid or Conflict."""
     dataset = _dataset(session, spec.dataset)
+    if isinstance(spec, EvaluateSpec):
+        check_evaluated(session, spec, dataset)
+        return dataset, None
     if isinstance(spec, GenerateSpec):
         return dataset, _named("model", lambda: models.get(session, spec.model))
     if models.exists(session, spec.model) or jobs.is_training(session, spec.model):
@@ -178,6 +181,16 @@ def _parts(
     if spec.base != DEMO_BASE:
         models.check_base(settings, spec.base)
     return dataset, None
+
+
+def check_evaluated(session: Session, spec: EvaluateSpec, dataset: tables.Dataset) -> None:
+    """Raise Invalid when the job to be evaluated has made no samples of the dataset."""
+    if spec.job is None:
+        return
+    job = _named("job", lambda: jobs.get(session, spec.job or uuid.UUID(int=0)))
+    if job.kind != "generate" or job.dataset_id != dataset.id:
+        reason = f"Job {job.id} makes no samples of dataset '{dataset.name}'."
+        raise Invalid(reason, [FieldError("job", reason)])
 
 
 def _dataset(session: Session, name: str) -> tables.Dataset:

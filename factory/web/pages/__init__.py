@@ -7,6 +7,7 @@ names, prompts, errors) is escaped by Jinja everywhere.
 from flask import Flask
 
 import factory.web.pages.dataset
+import factory.web.pages.evaluation
 import factory.web.pages.job
 import factory.web.pages.job_form
 import factory.web.pages.login

@@ -9,7 +9,7 @@ from factory.datasets import Imported
 from factory.errors import Conflict
 from factory.tables import Dataset
 from factory.web.api.datasets import NewDataset
-from factory.web.pages import label_studio
+from factory.web.pages import evaluation, label_studio
 from factory.web.pages.forms import Form
 from factory.web.pages.frame import page, pages
 from factory.web.pages.job import rows_of
@@ -80,6 +80,9 @@ def _shown(
         counts=datasets.counts(session, found),
         stats=reviews.stats(session, found.id),
         jobs=rows_of(session, jobs.list_page(session, dataset_id=found.id, limit=RECENT)),
+        evaluation=evaluation.found(
+            jobs.newest_evaluation(session, found.id), evaluation.HEADLINES
+        ),
         project_url=label_studio.project_url(current().settings, found.label_studio_project),
         imported=imported,
         refused=imported.rejected[:REFUSED] if imported else (),

@@ -26,6 +26,7 @@ NAVIGATION = (
 SECTIONS = {  # module of a view → its place in the navigation
     "overview": "overview",
     "dataset": "overview",
+    "evaluation": "overview",
     "job": "jobs",
     "job_form": "jobs",
     "sample": "samples",

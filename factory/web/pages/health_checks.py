@@ -57,8 +57,8 @@ def _gpu_worker(session: Session) -> Check:
 
 
 def _cpu_worker(session: Session) -> Check:
-    """Embedding needs nothing but this worker, so what waits for it tells of nothing else."""
-    waiting, oldest = outbox.unanswered(session, (outbox.EMBED,))
+    """These tasks need nothing but this worker, so what waits tells of nothing else."""
+    waiting, oldest = outbox.unanswered(session, (outbox.EMBED, outbox.MEASURE))
     return _worker("CPU worker", waiting, oldest, "factory worker cpu")
 
 

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from factory import datasets, jobs, samples
 from factory.tables import Dataset, Job, Sample, Shard
 from factory.web import paging
-from factory.web.pages import copies, words
+from factory.web.pages import copies, evaluation, words
+from factory.web.pages.evaluation import Evaluation
 from factory.web.pages.frame import page, pages
 from factory.web.state import current
 
@@ -43,6 +44,7 @@ class Live:
     shard_counts: Counter[str]
     states: dict[str, int]
     newest: Sequence[Sample]
+    evaluation: Evaluation | None
 
     @property
     def running(self) -> bool:
@@ -54,7 +56,8 @@ class Live:
         """Changes with whatever can be seen; the page asks only for what it has not seen."""
         shards = [(s.state, s.worker, s.fence, s.crashes) for s in self.shards]
         progress = (self.progress.done, self.progress.failed)
-        visible = (self.job.state, self.job.error, progress, shards, self.states)
+        evaluated = self.evaluation.job if self.evaluation else None
+        visible = (self.job.state, self.job.error, progress, shards, self.states, evaluated)
         return hashlib.sha256(repr(visible).encode()).hexdigest()[:16]
 
     @property
@@ -157,4 +160,5 @@ def _live(session: Session, job_id: uuid.UUID) -> Live:
         shard_counts=Counter(shard.state for shard in shards),
         states=samples.states_of_job(session, job_id),
         newest=samples.list_page(session, job.dataset_id, job_id=job_id, limit=NEWEST),
+        evaluation=evaluation.of_job(session, job),
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from factory.spec import UNITS, JobKind
 from factory.tables import Job
 
 SAMPLE_STATES = ("accepted", "fixed", "rejected", "in_review", "generated", "filtered")
@@ -136,6 +137,8 @@ def job_settings(job: Job) -> str:
     spec = job.spec
     if job.kind == "train":
         return f"{spec['method']} · {spec['steps']} steps · seed {spec['seed']}"
+    if job.kind == "evaluate":
+        return f"{job.count} measures · at most {number(spec['limit'])} samples"
     guidance = spec["guidance"]
     levers = " ".join(
         f"{symbol} {lever(guidance[name])}"
@@ -149,7 +152,15 @@ def job_title(job: Job) -> str:
     spec = job.spec
     if job.kind == "train":
         return f"Train {spec['model']} on {spec['dataset']}"
+    if job.kind == "evaluate":
+        of = f", job {short(spec['job'])}" if spec["job"] else ""
+        return f"Evaluate {spec['dataset']}{of}"
     return f"{spec['dataset']} · {number(job.count)} samples"
+
+
+def unit(kind: JobKind) -> str:
+    """What a job of this kind counts."""
+    return UNITS[kind]
 
 
 def signed(value: float | None) -> str:
@@ -184,4 +195,5 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "pairs": pairs,
     "signed": signed,
     "share_of": share_of,
+    "unit": unit,
 }

@@ -2,13 +2,14 @@
 
 import json
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import HealthCheck, given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from factory import datasets
+from factory import datasets, jobs
 from factory.db import Database
 
 
@@ -120,6 +121,23 @@ def test_metrics_tell_guided_from_audited(api: Any, known: Any) -> None:
     assert metrics["guided"] == {"made": 5, "decided": 0, "rejected": 0, "reject_rate": None}
     assert metrics["audit"]["made"] == 1
     assert metrics["reviews"]["waiting"] == 5
+
+
+def test_metrics_show_the_newest_evaluation_that_is_done(
+    api: Any, db: Database, dataset: str
+) -> None:
+    assert api.get(f"/datasets/{dataset}/metrics").get_json()["evaluation"] is None
+    body = {"kind": "evaluate", "dataset": dataset, "metrics": ["length"]}
+    ids = [api.post("/jobs", json=body).get_json()["id"] for _ in range(2)]
+    length = {"name": "length", "value": 4.0, "low": 3.5, "high": 4.5, "n": 9, "note": None}
+    nothing = {"name": "length", "value": None, "low": None, "high": None, "n": 0, "note": "none"}
+    found = {"samples": 9, "real": 0, "measures": [length], "reference": [nothing]}
+    with db.transaction() as session:
+        done = jobs.get(session, uuid.UUID(ids[0]))
+        done.state, done.result, done.ended_at = "succeeded", found, datetime.now(UTC)
+    evaluation = api.get(f"/datasets/{dataset}/metrics").get_json()["evaluation"]
+    assert evaluation.pop("ended_at").endswith("Z")
+    assert evaluation == {"job": ids[0], "of": None, **found}
 
 
 def test_negatives_show_the_pools(api: Any, known: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from apiflask import APIFlask
 from sqlalchemy import func, select
 
-from factory import jobs, tables
+from factory import jobs, outbox, tables
 from factory.db import Database
 from factory.settings import Settings
 from factory.web.state import WAITING
@@ -133,6 +133,28 @@ def test_training_makes_a_pair_that_is_not_there_yet(api: Any, settings: Setting
     assert [e["field"] for e in elsewhere.get_json()["errors"]] == ["base"]
     base = str(settings.model_roots[0] / "base")
     assert submit(api, train(model="other", base=base)).status_code == 201
+
+
+def test_an_evaluation_is_submitted_to_a_cpu_worker(api: Any, known: Any, db: Database) -> None:
+    body = {"kind": "evaluate", "dataset": "known", "job": str(known.job), "metrics": ["yield"]}
+    made = submit(api, body)
+    assert made.status_code == 201
+    job = made.get_json()
+    assert (job["kind"], job["model"], job["progress"]["planned"]) == ("evaluate", None, 1)
+    assert job["spec"]["job"] == str(known.job)
+    with db.transaction() as session:
+        (shard,) = jobs.shards_of(session, uuid.UUID(job["id"]))
+        assert outbox.version(session, outbox.MEASURE, shard.id) is not None
+    assert api.get(f"/jobs/{job['id']}").get_json()["spec"] == job["spec"]
+
+
+def test_only_samples_of_the_datasets_own_jobs_are_evaluated(api: Any, dataset: str) -> None:
+    trained = submit(api, train(model="another")).get_json()["id"]
+    jobs_of_known = api.get("/jobs?dataset=known&state=succeeded").get_json()["items"]
+    for name, job in ((dataset, jobs_of_known[0]["id"]), ("known", trained), ("known", dataset)):
+        response = submit(api, {"kind": "evaluate", "dataset": name, "job": job})
+        assert response.status_code == 422
+        assert [error["field"] for error in response.get_json()["errors"]] == ["job"]
 
 
 def test_jobs_are_listed_by_dataset_and_state(api: Any, known: Any) -> None:

@@ -65,11 +65,9 @@ def _name_what_exists(case: schemathesis.Case, known: Any, settings: Settings) -
     if not isinstance(case.body, dict):
         return
     if "dataset" in case.body:
-        case.body["dataset"] = known.dataset
-        if case.body.get("kind") == "generate":
-            case.body["model"] = known.model
-        else:
-            case.body["base"] = "demo"
+        named = {"model": known.model, "base": "demo", "job": str(known.job)}
+        field = {"generate": "model", "train": "base", "evaluate": "job"}[case.body["kind"]]
+        case.body |= {"dataset": known.dataset, field: named[field]}
     if "expert" in case.body:
         folder = settings.model_roots[0]
         case.body |= {"base": str(folder / "base"), "expert": str(folder / "expert")}

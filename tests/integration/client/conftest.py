@@ -20,6 +20,8 @@ from factory.local import home
 from factory.samples import Made, MadeBy
 from factory.settings import Settings
 from factory.spec import ReviewSpec
+from workers import embedding
+from workers.evaluate import Evaluator
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +153,29 @@ class Worker:
 def worker(database: Database) -> Worker:
     """A worker without a model."""
     return Worker(database)
+
+
+@pytest.fixture(scope="module")
+def evaluator(settings: Settings, database: Database) -> Evaluator:
+    """A real worker of evaluate jobs."""
+    return Evaluator(settings, database, embedder=lambda: embedding.load(settings))
+
+
+@contextmanager
+def working(evaluator: Evaluator, client: Client, dataset: str) -> Iterator[None]:
+    """Work on the dataset's pending jobs while the block runs."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.05):
+            for job in client.jobs(dataset=dataset, state="pending"):
+                for shard in client.shards(job["id"]):
+                    evaluator.run_shard(uuid.UUID(shard["id"]))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

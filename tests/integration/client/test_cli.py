@@ -13,6 +13,7 @@ import pytest
 from factory.cli.app import run
 from factory.client import Client
 from factory.settings import Settings
+from workers.evaluate import Evaluator
 
 from . import conftest
 
@@ -102,6 +103,46 @@ def test_watching_a_job_that_did_not_succeed_is_1(submit: list[str], capsys: Cap
     assert document(capsys, 1, "job", "watch", job_id)["state"] == "cancelled"
     listed = document(capsys, 0, "job", "list", "--state", "cancelled", "--limit", "1")
     assert [job["id"] for job in listed["items"]] == [job_id]
+
+
+def test_an_evaluation_is_shown_as_a_table(
+    submit: list[str],
+    worker: conftest.Worker,
+    client: Client,
+    evaluator: Evaluator,
+    name: str,
+    capsys: Captured,
+) -> None:
+    client.import_samples(name, ["one two three", "four five six"])
+    job_id = document(capsys, 0, *submit)["id"]
+    worker.make(job_id, ["a b", "a b", "one two three"])
+    words = ["dataset", "evaluate", name, "--job", job_id, "--metric", "yield", "--metric", "mauve"]
+    with conftest.working(evaluator, client, name):
+        assert run([*words, "--watch"]) == 0
+        shown = capsys.readouterr().out
+    ended = document(capsys, 0, "job", "list", "--dataset", name, "--limit", "1")["items"][0]
+    lines = [line.split("  ") for line in shown.splitlines()]
+    assert ["Yield", "0.3333"] in [[part for part in line if part][:2] for line in lines]
+    assert "80 samples and twice as many real ones are needed" in shown
+    assert "succeeded, 2 of 2 measures" in shown
+    assert ended["result"]["measures"][0]["value"] == pytest.approx(1 / 3)
+    assert client.metrics(name)["evaluation"]["job"] == ended["id"]
+
+
+def test_an_evaluation_without_samples_is_1(
+    client: Client, evaluator: Evaluator, name: str, capsys: Captured
+) -> None:
+    with conftest.working(evaluator, client, name):
+        assert run(["dataset", "evaluate", name, "--watch"]) == 1
+    assert "holds no such samples" in capsys.readouterr().out
+    waiting = document(capsys, 0, "dataset", "evaluate", name, "--seed", "3")
+    assert (waiting["kind"], waiting["state"], waiting["spec"]["seed"]) == (
+        "evaluate",
+        "pending",
+        3,
+    )
+    assert run(["dataset", "evaluate", name, "--job", str(uuid.uuid4())]) == 4
+    assert "There is no job" in capsys.readouterr().err
 
 
 def test_a_sample_says_how_it_was_made(

@@ -34,7 +34,10 @@ def test_the_contract_names_these_commands() -> None:
             f"factory {name}"
             for name in ["up", "demo", "serve", "worker", "beat", "migrate", "doctor"]
         ),
-        *(f"factory dataset {name}" for name in ["create", "list", "show", "import", "export"]),
+        *(
+            f"factory dataset {name}"
+            for name in ["create", "list", "show", "import", "export", "evaluate"]
+        ),
         *(f"factory model {name}" for name in ["add", "list", "train"]),
         *(
             f"factory job {name}"
