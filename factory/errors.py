@@ -12,6 +12,7 @@
     ├── Unavailable (retryable)     a service we need does not answer
     ├── LeaseLost                   another worker owns the shard now
     ├── Stopped                     the job was paused or cancelled, or the worker is stopping
+    ├── TryAgain                    the shard can be gone on with at once, in another way
     ├── StackError                  a part of the embedded stack does not start
     └── DecodingError               the models cannot make this text
         ├── ModelError              a model cannot be loaded or used
@@ -122,6 +123,12 @@ class Stopped(FactoryError):
     """The work was stopped on purpose and can go on later."""
 
     title = "The work was stopped"
+
+
+class TryAgain(FactoryError):
+    """The shard can be gone on with at once, in another way. Says which."""
+
+    title = "The work goes on in another way"
 
 
 class StackError(FactoryError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from sqlalchemy.orm import Session
 
-from factory.errors import ModelError
+from factory.errors import ModelError, TryAgain
 from factory.samples import MadeBy
 from factory.shards import Lease
 from factory.spec import GenerateSpec, TrainSpec, job_spec
@@ -16,7 +16,7 @@ from workers.generate import ShardRun
 from workers.interactive import Desk
 from workers.leases import Hold
 from workers.pairs import PairCache, device_of, software
-from workers.shard_worker import ShardWorker, TryAgain
+from workers.shard_worker import ShardWorker
 from workers.train import TrainRun
 
 OUT_OF_MEMORY = (

@@ -12,16 +12,12 @@ from sqlalchemy.orm import Session
 
 from factory import jobs, log, shards
 from factory.db import Database
-from factory.errors import FactoryError, LeaseLost, Stopped
+from factory.errors import FactoryError, LeaseLost, Stopped, TryAgain
 from factory.settings import Settings
 from factory.shards import Lease
 from workers.leases import Hold
 
 logger = log.get(__name__)
-
-
-class TryAgain(FactoryError):
-    """The work can go on at once, in another way. Says which."""
 
 
 @dataclass
