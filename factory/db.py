@@ -16,6 +16,7 @@ from factory.errors import Unavailable
 PATIENCE = 20.0  # seconds: a Postgres that is restarted answers again within them
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 REFUSALS = {  # SQLSTATE: what to tell; all may go well later
+    "25P03": "The database ended a transaction in which nothing was heard for too long.",
     "40001": "Two changes of the same rows clashed. Try again.",
     "40P01": "Two changes waited for each other. Try again.",
     "53100": "The database's disk is full. Free some space on it; nothing was stored.",

@@ -193,7 +193,10 @@ FORGOTTEN_SHARD = """
 SELECT 'shard ' || h.id, 'is pending, but no worker is owed its wake-up'
 FROM shards h JOIN jobs j ON j.id = h.job_id AND j.state IN ('pending', 'running')
 WHERE h.state = 'pending'
-  AND NOT EXISTS (SELECT FROM outbox o WHERE o.task = 'workers.gpu.run_shard' AND o.key = h.id)
+  AND NOT EXISTS (
+    SELECT FROM outbox o WHERE o.key = h.id
+    AND o.task = CASE j.kind WHEN 'evaluate' THEN 'workers.cpu.run_shard'
+                 ELSE 'workers.gpu.run_shard' END)
 """
 OVERDUE_LEASE = """
 SELECT 'shard ' || id, 'is leased by ' || worker || ' until ' || lease_until || ': nobody reaps'

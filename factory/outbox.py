@@ -96,6 +96,13 @@ def unanswered(session: Session, tasks: Sequence[str]) -> tuple[int, float]:
     return number, float(oldest)
 
 
+def is_repeated(session: Session, tasks: Sequence[str]) -> bool:
+    """Whether a wake-up of these tasks was sent again, and is not due to be sent once more yet."""
+    waiting = Outbox.sends > 1, Outbox.due_at > func.clock_timestamp()
+    statement = select(Outbox.key).where(Outbox.task.in_(tasks), *waiting)
+    return session.scalar(statement.limit(1)) is not None
+
+
 def version(session: Session, task: str, key: uuid.UUID) -> int | None:
     """The version to settle later; None when nothing is owed."""
     return session.scalar(select(Outbox.version).where(Outbox.task == task, Outbox.key == key))

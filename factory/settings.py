@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     )
     lease_seconds: float = Field(90, ge=1, description="A shard unheard of for so long is freed")
     heartbeat_seconds: float = Field(10, gt=0, description="How often a lease is renewed")
+    stall_seconds: float = Field(
+        900, gt=0, description="A worker that makes no step of its work for so long is ended"
+    )
     commit_batch: int = Field(8, ge=1, le=1000, description="Samples in one commit")
     shard_attempts: int = Field(3, ge=1, description="Attempts before a shard is dead")
     outbox_retry_seconds: float = Field(30, gt=0, description="Wake-ups are sent again after this")

@@ -143,6 +143,9 @@ class CpuWorker:
 
 worker = process.start()
 worker.before_start(embedding.check)
+worker.watch_consumption(
+    outbox.MEASURE, outbox.EMBED, outbox.PUSH, outbox.HANDLE_EVENT, outbox.RECONCILE
+)
 app = worker.app
 cpu = CpuWorker(worker)
 

@@ -21,6 +21,7 @@ from workers import process
 from workers.gpu_worker import GpuWorker
 
 worker = process.start()
+worker.watch_consumption(outbox.RUN_SHARD, outbox.SERVE)
 app = worker.app
 gpu = GpuWorker(worker.settings, worker.database)
 

@@ -35,7 +35,7 @@ class GpuWorker(ShardWorker):
     def __post_init__(self) -> None:
         self._slots: dict[str, int] = {}  # of pairs for which the settings' were too many
         self.pairs = PairCache(self.settings, self.database)
-        self.desk = Desk(self.database, self.pairs)
+        self.desk = Desk(self.database, self.pairs, self.settings.stall_seconds)
 
     def run_shard(self, shard_id: uuid.UUID) -> None:
         """Answer who waits, then work on the shard."""

@@ -16,6 +16,7 @@ from factory.tables import Job, ModelPair, Request, Sample
 from workers.decoding import Completion, Trace
 from workers.generate import Composer, Row
 from workers.pairs import LoadedPair, PairCache
+from workers.watchdog import Watchdog
 
 STREAMS = ("expert", "base", "negative", "center")
 
@@ -38,6 +39,7 @@ class Desk:
 
     database: Database
     pairs: PairCache
+    stall_seconds: float
 
     def serve_all(self) -> None:
         """Answer every waiting request, oldest first. One that the database did not let be
@@ -52,7 +54,8 @@ class Desk:
         """Answer one request, or say why it cannot be answered, unless another is at it."""
         with self.database.only_one(f"request/{request_id}") as mine:
             if mine and self._begin(request_id):
-                self._serve(request_id)
+                with Watchdog(self.stall_seconds):
+                    self._serve(request_id)
 
     def _begin(self, request_id: uuid.UUID) -> bool:
         """Counted before the work: who is killed by it cannot count it afterwards."""

@@ -11,6 +11,7 @@ from factory.db import Database
 from factory.errors import FactoryError, LeaseLost, Stopped, Unavailable
 from factory.settings import Settings
 from factory.shards import Lease
+from workers.watchdog import Watchdog
 
 logger = log.get(__name__)
 
@@ -19,18 +20,21 @@ class Hold:
     """Keeps a lease alive while its block runs, on a database connection of its own.
 
     `check` raises what ended it: LeaseLost, or Stopped when the job was paused or cancelled or
-    this worker is shutting down.
+    this worker is shutting down. The lease is renewed however long a step takes; a step that
+    takes longer than the settings allow ends the process, and with it the lease.
     """
 
     def __init__(self, settings: Settings, lease: Lease, shutdown: threading.Event) -> None:
         self.lease = lease
         self._settings = settings
         self._shutdown = shutdown
+        self._watchdog = Watchdog(settings.stall_seconds)
         self._released = threading.Event()
         self._ended: FactoryError | None = None
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
+        self._watchdog.__enter__()
         self._thread.start()
         return self
 
@@ -42,9 +46,11 @@ class Hold:
     ) -> None:
         self._released.set()
         self._thread.join()
+        self._watchdog.__exit__(kind, error, trace)
 
     def check(self) -> None:
-        """Raise if the work must stop."""
+        """Call it at each step of the work: raises if the work must stop."""
+        self._watchdog.step()
         if self._ended is not None:
             raise self._ended
         if self._shutdown.is_set():

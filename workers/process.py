@@ -17,6 +17,7 @@ from factory import settings as settings_module
 from factory.db import Database
 from factory.errors import FactoryError, Invalid
 from factory.settings import Settings
+from workers import watchdog
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,6 +38,10 @@ class Worker:
             return function
 
         return register
+
+    def watch_consumption(self, *tasks: str) -> None:
+        """End this worker's parent when it no longer takes messages for these tasks."""
+        watchdog.watch_consumption(self.database, self.settings, tasks)
 
     def before_start(self, check: Callable[[Settings], None]) -> None:
         """Run `check` before any task; a FactoryError ends the worker with its reason."""

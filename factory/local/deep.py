@@ -20,6 +20,7 @@ from factory.local.home import Home
 from factory.reviews import VERDICTS
 from factory.settings import Settings
 
+FIELDS = "id,data,annotations,result,was_cancelled,updated_at"  # of tasks and of annotations
 PAGE = 500  # tasks in one call
 TIMEOUT = 60.0  # seconds for one page
 
@@ -107,7 +108,7 @@ def _page(client: httpx.Client, project: int, after: int) -> list[dict[str, Any]
             "project": project,
             "query": json.dumps(query),
             "fields": "all",
-            "include": "id,data,annotations",
+            "include": FIELDS,
             "page_size": PAGE,
             "resolve_uri": "false",
         },

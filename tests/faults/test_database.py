@@ -169,16 +169,21 @@ def test_a_worker_frozen_in_the_middle_of_storing_does_not_keep_its_shard(
     world: World, direct: Database
 ) -> None:
     (shard_id,) = world.shards_of(world.submit(4))
-    lease = world.lease(shard_id, seconds=0.3)
-    with Session(direct.engine) as frozen:
-        shards.renew(frozen, lease, 0.3)
+    lease = world.lease(shard_id, seconds=2)
 
-        def is_freed() -> bool:
-            with direct.transaction() as session:
-                return lease.job_id in shards.reap(session, 3)
+    def freeze() -> None:
+        with direct.transaction() as session:
+            shards.renew(session, lease, 2)
+            wait_until(is_freed)
+            session.scalar(select(1))
 
-        wait_until(is_freed)
-        frozen.invalidate()
+    def is_freed() -> bool:
+        with direct.transaction() as session:
+            return lease.job_id in shards.reap(session, 3)
+
+    with pytest.raises(Unavailable, match="nothing was heard"):
+        freeze()
+    direct.ping()
 
 
 def wait_until(happened: Callable[[], bool]) -> None:

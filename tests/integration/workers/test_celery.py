@@ -14,6 +14,7 @@ import psutil
 import pytest
 from redis import Redis
 
+from factory import dispatch, jobs
 from factory.db import Database
 from factory.settings import Settings
 from factory.tables import Job
@@ -60,7 +61,7 @@ def plant(
     pair_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Plant]:
-    quick = {"lease_seconds": 4, "heartbeat_seconds": 0.5, "outbox_retry_seconds": 2}
+    quick = {"lease_seconds": 4, "heartbeat_seconds": 0.5, "outbox_retry_seconds": 0.5}
     floor = open_floor(settings.model_copy(update=quick), database, pair_folder)
     plant = Plant(floor, tmp_path_factory.mktemp("logs"))
     beat = start(floor, plant.folder, "beat", "factory", "beat")
@@ -171,3 +172,17 @@ def test_a_worker_that_is_told_to_stop_hands_its_shard_back(plant: Plant) -> Non
     assert (shard.state, shard.crashes, shard.error) == ("pending", 0, None)
     assert floor.job(job).state == "running"
     assert 5 <= len(floor.samples(job)) < 400
+    with floor.database.transaction() as session:
+        jobs.cancel(session, job.id)  # the next worker has other things to do
+
+
+def test_a_worker_that_no_longer_takes_messages_ends_itself(plant: Plant) -> None:
+    floor, deaf = plant.floor, plant.worker()
+    plant.until("the first job's end", ended(floor, floor.submit(1, 1)))
+    dispatch.celery_app(floor.settings).control.cancel_consumer(dispatch.GPU_QUEUE)
+    job = floor.submit(1, 1)
+    plant.until("the worker's end", lambda: deaf.poll() is not None)
+    assert deaf.returncode == os.EX_TEMPFAIL
+    assert floor.job(job).state == "pending"
+    plant.worker()
+    plant.until("the job's end", ended(floor, job))

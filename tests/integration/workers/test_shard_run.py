@@ -1,6 +1,8 @@
 """A GPU worker in this process, on a tiny random pair and a real database."""
 
+import ctypes
 import json
+import multiprocessing
 import shutil
 import threading
 import uuid
@@ -388,6 +390,31 @@ def test_what_does_not_fit_at_all_fails_the_job_and_says_how_to_mend(
     assert ended.state == "failed"
     assert "smaller model" in (ended.error or "")
     assert len(floor.samples(ended)) == 6
+
+
+@pytest.mark.parametrize("library", [ctypes.CDLL, ctypes.PyDLL], ids=["waits", "holds the GIL"])
+def test_a_worker_that_is_stuck_is_ended_and_its_shard_made_by_another(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, library: Any
+) -> None:
+    settings = floor.settings.model_copy(update={"stall_seconds": 1, "lease_seconds": 1})
+    job = floor.submit(4, 4)
+    (shard,) = floor.shards(job)
+
+    def work() -> None:
+        floor.database.engine.dispose(close=False)
+        monkeypatch.setattr(generate, "_finished", lambda *_: library(None).sleep(600))
+        GpuWorker(settings, floor.database).run_shard(shard.id)
+
+    stuck = multiprocessing.get_context("fork").Process(target=work)
+    stuck.start()
+    stuck.join(60)
+    assert stuck.exitcode == 1
+    freed: list[uuid.UUID] = []
+    while not freed:
+        with floor.database.transaction() as session:
+            freed = list(shards.reap(session, 3))
+    gpu = GpuWorker(floor.settings, floor.database)
+    assert run_all(floor, gpu, job).state == "succeeded"
 
 
 def test_changed_weights_are_refused_until_the_old_ones_are_back(
