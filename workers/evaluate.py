@@ -1,6 +1,7 @@
 """Runs an evaluate job: samples measured beside the dataset's real ones."""
 
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from factory import __version__, samples, shards
 from factory.errors import Invalid
 from factory.spec import EvaluateSpec, job_spec
 from factory.tables import Job, Sample
-from workers.embedding import Embedder
+from workers.embedding import CHUNK, Embedder
 from workers.leases import Hold
 from workers.metrics import Row, evaluate, reference
 from workers.shard_worker import ShardWorker
@@ -32,18 +33,15 @@ class Evaluator(ShardWorker):
     def _work(self, hold: Hold) -> None:
         software = {"factory": __version__, **{name: version(name) for name in LIBRARIES}}
         self._begin(hold.lease, {"device": "cpu", "software": software})
-        with self.database.transaction() as session:
-            job = session.get_one(Job, hold.lease.job_id)
+        job = self.database.retrying(lambda session: session.get_one(Job, hold.lease.job_id))
         spec = job_spec.validate_python(job.spec)
         if isinstance(spec, EvaluateSpec):
             result = self._evaluate(hold, job, spec)
-            with self.database.transaction() as session:
-                hold.renew(session)
-                session.get_one(Job, job.id).result = result
+            self.database.retrying(lambda session: _keep(session, hold, job.id, result))
 
     def _evaluate(self, hold: Hold, job: Job, spec: EvaluateSpec) -> dict[str, Any]:
         made, real = self._rows(hold, job, spec)
-        natural = reference(spec.metrics, len(made), real, spec.seed)
+        natural = reference(spec.metrics, len(made), real, spec.seed, lambda _: hold.check())
         note = self._note(hold, len(spec.metrics))
         measures = evaluate(spec.metrics, made, real, spec.seed, note)
         return {
@@ -82,20 +80,18 @@ class Evaluator(ShardWorker):
 
     def _embedded(self, hold: Hold, find: Callable[[Session], Sequence[Sample]]) -> list[Row]:
         """What is found, as it is stored: those that have no embedding yet get one first."""
-        hold.check()
-        with self.database.transaction() as session:
-            missing = [(s.id, s.text) for s in find(session) if s.embedding is None]
-        if missing:
-            vectors = self.embedder().embed_texts([text for _, text in missing])
-            embedded = zip((id_ for id_, _ in missing), vectors, strict=True)
-            with self.database.transaction() as session:
-                samples.set_embeddings(session, list(embedded))
-        with self.database.transaction() as session:
-            return [
-                Row(s.text, s.embedding, s.state, s.audit)
-                for s in find(session)
-                if s.embedding is not None
-            ]
+        missing = self.database.retrying(
+            lambda session: [(s.id, s.text) for s in find(session) if s.embedding is None]
+        )
+        for start in range(0, len(missing), CHUNK):
+            hold.check()
+            self._embed(missing[start : start + CHUNK])
+        return self.database.retrying(lambda session: _as_rows(find(session)))
+
+    def _embed(self, found: Sequence[tuple[uuid.UUID, str]]) -> None:
+        vectors = self.embedder().embed_texts([text for _, text in found])
+        embedded = list(zip((id_ for id_, _ in found), vectors, strict=True))
+        self.database.retrying(lambda session: samples.set_embeddings(session, embedded))
 
     def _note(self, hold: Hold, planned: int) -> Callable[[int], None]:
         """Stores how many measures are taken, now and then. Raises LeaseLost, Stopped."""
@@ -107,8 +103,21 @@ class Evaluator(ShardWorker):
             if time.monotonic() - noted < NOTE_SECONDS:
                 return
             noted = time.monotonic()
-            with self.database.transaction() as session:
-                hold.renew(session)
-                shards.note_progress(session, hold.lease, {"done": done, "planned": planned})
+            progress = {"done": done, "planned": planned}
+            self.database.retrying(lambda session: _store(session, hold, progress))
 
         return note
+
+
+def _as_rows(found: Sequence[Sample]) -> list[Row]:
+    return [Row(s.text, s.embedding, s.state, s.audit) for s in found if s.embedding is not None]
+
+
+def _keep(session: Session, hold: Hold, job_id: uuid.UUID, result: dict[str, Any]) -> None:
+    hold.renew(session)
+    session.get_one(Job, job_id).result = result
+
+
+def _store(session: Session, hold: Hold, progress: dict[str, int]) -> None:
+    hold.renew(session)
+    shards.note_progress(session, hold.lease, progress)

@@ -10,7 +10,7 @@ import click
 from factory.cli.command import FAILED, Group
 from factory.cli.connect import connected
 from factory.cli.output import answer, details, note, stderr, table
-from factory.cli.watch import ended, measures, summary
+from factory.cli.watch import follow
 from factory.connection import Json
 from factory.errors import Invalid
 from factory.metrics import NAMES
@@ -154,12 +154,10 @@ def evaluate(name: str, watched: bool, **given: Any) -> int:
     spec = {field: value for field, value in given.items() if value not in (None, ())}
     with connected() as client:
         job = client.evaluate(name, **spec)
-        if not watched:
-            answer(job, f"Job {job['id']} is {job['state']}. Next: factory job watch {job['id']}")
-            return 0
-        last = ended(client, job["id"])
-    answer(last, *([measures(last["result"])] if last["result"] else []), summary(last))
-    return 0 if last["state"] == "succeeded" else FAILED
+        if watched:
+            return follow(client, job["id"])
+    answer(job, f"Job {job['id']} is {job['state']}. Next: factory job watch {job['id']}")
+    return 0
 
 
 def _origins(dataset: Json) -> list[int]:

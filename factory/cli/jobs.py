@@ -18,7 +18,7 @@ STATES = ("pending", "running", "paused", *ENDED)
 
 @click.group("job", cls=Group)
 def group() -> None:
-    """Work that was submitted: making samples, training experts."""
+    """Work that was submitted: making samples, training experts, measuring samples."""
 
 
 @group.command(

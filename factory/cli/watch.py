@@ -16,13 +16,6 @@ from factory.metrics import METRICS
 
 def follow(client: Client, job_id: str) -> int:
     """Show a job until it has ended, then answer with it; 0 when it succeeded, else 1."""
-    job = ended(client, job_id)
-    answer(job, summary(job))
-    return 0 if job["state"] == "succeeded" else FAILED
-
-
-def ended(client: Client, job_id: str) -> Mapping[str, Any]:
-    """Show a job until it has ended; returns how it ended."""
     console = Console(quiet=True) if wanted().json else stderr()
     with live.shown(console) as shown, shown.phase("pending") as phase:
 
@@ -31,7 +24,10 @@ def ended(client: Client, job_id: str) -> Mapping[str, Any]:
                 phase.rename(job["state"])
                 yield job
 
-        return live.follow(phase, titled())
+        job = live.follow(phase, titled())
+    found = [_measures(job["result"])] if job["kind"] == "evaluate" and job["result"] else []
+    answer(job, *found, summary(job))
+    return 0 if job["state"] == "succeeded" else FAILED
 
 
 def summary(job: Mapping[str, Any]) -> str:
@@ -45,7 +41,7 @@ def summary(job: Mapping[str, Any]) -> str:
     return f"{said}\n{note}" if note else said
 
 
-def measures(evaluation: Mapping[str, Any]) -> Table:
+def _measures(evaluation: Mapping[str, Any]) -> Table:
     """What an evaluation found, beside what real samples score."""
     natural = {measure["name"]: measure for measure in evaluation["reference"]}
     rows = [

@@ -73,7 +73,11 @@ def evaluate(
 
 
 def reference(
-    names: Sequence[MetricName], made: int, real: Sequence[Row], seed: int
+    names: Sequence[MetricName],
+    made: int,
+    real: Sequence[Row],
+    seed: int,
+    on_measure: Callable[[int], None] = lambda _: None,
 ) -> list[Measure]:
     """The same of real samples, for what says something of them: as many as were made where a
     set is seen alone, one half beside the other, and each beside all others for copies."""
@@ -84,7 +88,7 @@ def reference(
     alone = known.part(0, made)
     wanted = [name for name in names if name not in OF_ROWS]
     sets = Compared((), alone, (other, one), peers, (known, known), True, seed)
-    return _measure(wanted, sets, lambda _: None)
+    return _measure(wanted, sets, on_measure)
 
 
 def _measure(

@@ -91,10 +91,10 @@ def found(job: Job | None, names: Collection[str] = NAMES) -> Evaluation | None:
 
 
 def of_job(session: Session, job: Job) -> Evaluation | None:
-    """What an evaluate job found, or the newest evaluation of a generate job's samples."""
+    """What an evaluate job found, or the main of the newest one on a generate job's samples."""
     if job.kind == "evaluate":
         return found(job)
-    return found(jobs.newest_evaluation(session, job.dataset_id, of=job.id))
+    return found(jobs.newest_evaluation(session, job.dataset_id, of=job.id), HEADLINES)
 
 
 def _line(measure: Mapping[str, Any], natural: Mapping[str, Any] | None) -> Line:

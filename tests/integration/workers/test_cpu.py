@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from factory import datasets, outbox, reviews
+from factory import datasets, jobs, outbox, reviews
 from factory.db import Database
 from factory.dispatch import celery_app
 from factory.settings import Settings
-from factory.tables import Sample, WebhookEvent
+from factory.spec import EvaluateSpec
+from factory.tables import Dataset, Sample, WebhookEvent
 from workers import embedding
 from workers.process import Worker
 
@@ -70,6 +71,19 @@ def test_what_is_owed_is_done_and_settled(cpu: Any, database: Database, dataset:
     cpu.embed(dataset)
     assert embedded(database, dataset) == 1
     assert not owed(database, outbox.EMBED, dataset)
+
+
+def test_an_evaluation_is_worked_on(cpu: Any, database: Database, dataset: uuid.UUID) -> None:
+    with database.transaction() as session:
+        found = session.get_one(Dataset, dataset)
+        spec = EvaluateSpec(kind="evaluate", dataset=found.name)
+        job, _ = jobs.submit(session, spec, found, None, request={})
+        (shard,) = jobs.shards_of(session, job.id)
+    cpu.run_shard(shard.id)
+    with database.transaction() as session:
+        assert jobs.get(session, job.id).state == "failed", "there is no sample to measure"
+    cpu.run_shard(shard.id)
+    assert not owed(database, outbox.MEASURE, shard.id)
 
 
 def test_a_repeated_message_does_nothing(cpu: Any, database: Database, dataset: uuid.UUID) -> None:
