@@ -65,7 +65,8 @@ class Worker:
 
         class ShardRequest(Request):  # type: ignore[misc]
             def on_failure(self, exc_info: ExceptionInfo, *args: Any, **kwargs: Any) -> None:
-                if isinstance(exc_info.exception, WorkerLostError) and self.worker_pid:
+                error = getattr(exc_info.exception, "exc", exc_info.exception)
+                if isinstance(error, WorkerLostError) and self.worker_pid:
                     freeing = threading.Thread(target=free_shard_of, args=(self.worker_pid,))
                     freeing.start()  # the parent's loop does not wait for the database
                 super().on_failure(exc_info, *args, **kwargs)
