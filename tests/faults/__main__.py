@@ -60,8 +60,11 @@ def _do(plant: Plant, row: Row, times: int, seed: int) -> None:
     result = run_row(plant, row, times, seed)
     KEPT.mkdir(parents=True, exist_ok=True)
     _file(row).write_text(json.dumps(asdict(result)))
-    how = "well" if result.is_clean else f"BROKEN {result}"
-    _say(f"{row.name}: {how}, {time.monotonic() - started:.0f} s")
+    how = "well" if result.is_clean else f"BROKEN {result.wrong} {result.leaks}"
+    _say(
+        f"{row.name}: {how}, {time.monotonic() - started:.0f} s, "
+        f"worst recovery {result.worst_recovery} s"
+    )
 
 
 def _says_why_not(row: Row) -> bool:
@@ -80,7 +83,8 @@ def _kept(row: Row, seed: int) -> Result | None:
     if not _file(row).exists():
         return None
     kept = json.loads(_file(row).read_text())
-    result = Result(**{**kept, "wrong": tuple(kept["wrong"])})
+    told = {name: tuple(kept[name]) for name in ("wrong", "leaks")}
+    result = Result(**{**kept, **told})
     return result if result.seed == seed else None
 
 

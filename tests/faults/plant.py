@@ -1,5 +1,5 @@
 """A whole factory of real processes that may be harmed: Postgres and the web process behind
-proxies, a broker, two GPU workers and a beat, each started again when it dies, and someone who
+proxies, a broker, three GPU workers and a beat, each started again when it dies, and someone who
 keeps submitting jobs."""
 
 import os
@@ -57,6 +57,7 @@ OURS = {
     "beat": ("beat",),
     "worker-1": ("worker", "gpu"),
     "worker-2": ("worker", "gpu"),
+    "worker-3": ("worker", "gpu"),
 }
 SERVERS = ("postgres", "redis", "epmd", "rabbitmq")
 
@@ -250,18 +251,34 @@ class Plant:
 
     def stray_connections(self) -> list[str]:
         """Connections of the database server that no living member of the plant has open."""
-        sockets = {c.laddr.port: c.pid for c in psutil.net_connections("tcp") if c.raddr}
-        known, ends = self._known(), self.proxy.ends()
         backends = self.rows(
             "SELECT client_port, state, coalesce(query, '') FROM pg_stat_activity "
             "WHERE datname = current_database() AND client_port > 0"
         )
+        owners = {
+            (c.laddr.port, c.raddr.port): c.pid for c in psutil.net_connections("tcp") if c.raddr
+        }
+        known, ends = self._known(), self.proxy.ends()
         return [
-            f"{state}: {query[:80]}"
+            f"connection in state '{state}': {query[:80]}"
             for port, state, query in backends
-            if sockets.get(port) != os.getpid()
-            or (port in ends and sockets.get(ends[port]) not in known)
+            if owners.get((port, self.server.port)) != os.getpid()
+            or (port in ends and owners.get((ends[port], self.proxy.port)) not in known)
         ]
+
+    def leaks(self) -> list[str]:
+        """Processes and connections that no living member knows."""
+        told = [f"process {each.pid}" for each in self.strangers()]
+        return told + self.stray_connections()
+
+    def is_ready_for_harm(self) -> bool:
+        """Whether two workers can work, and shards are at work: whoever is harmed, another can
+        take over."""
+        able = [m for n, m in self.members.items() if n.startswith("worker") and m.children()]
+        if len(able) < 2:
+            return False
+        self.strike()
+        return self.struck is not None and bool(self.struck.held)
 
     def _known(self) -> set[int]:
         return {pid for m in self.members.values() for pid in _tree(m)} | {os.getpid()}
@@ -278,7 +295,7 @@ class Plant:
             left += _stop(ours)
             if "postgres" in servers and not servers["postgres"].is_dead():
                 process.until(lambda: not self.stray_connections(), 5)
-                left += [f"a connection, {told}" for told in self.stray_connections()]
+                left += self.stray_connections()
             self.database.close()
             left += _stop(servers)
         left += [f"process {p.pid} {p.cmdline()}" for p in _marked(self.mark)]

@@ -28,7 +28,7 @@ from .proxy import Trap
 from .servers import may_mount, rabbitmq_server
 
 Harm = Callable[[Plant, random.Random], None]
-WORKERS = ("worker-1", "worker-2")
+WORKERS = ("worker-1", "worker-2", "worker-3")
 MID_SHARD = """
 SELECT split_part(s.worker, ':', 2)::int FROM shards s
 WHERE s.state = 'leased' AND s.lease_until > clock_timestamp() AND (
@@ -57,7 +57,7 @@ class Row:
 
 def kill_worker(plant: Plant, rng: random.Random) -> None:
     """The parent alone or with its children."""
-    member = plant.members[rng.choice(_workers(plant))]
+    member = plant.members[rng.choice(WORKERS)]
     if rng.random() < 0.5:
         member.kill()
     else:
@@ -257,7 +257,7 @@ def turn_clocks(plant: Plant, rng: random.Random) -> None:
 @contextmanager
 def wrong_clocks(plant: Plant) -> Iterator[None]:
     """Workers whose clocks are wrong, in place of those whose clocks are right."""
-    for shift, name in zip((SHIFT, -SHIFT), WORKERS, strict=True):
+    for shift, name in zip((SHIFT, -SHIFT, SHIFT), WORKERS, strict=True):
         _clock(plant, name).write_text(f"{shift:+d}\n")
         plant.drop(name)
         plant.add(
@@ -352,13 +352,9 @@ def why_not(row: Row) -> str | None:
     return None
 
 
-def _workers(plant: Plant) -> list[str]:
-    return [name for name in plant.members if name.startswith("worker")]
-
-
 def _kill_worker_of(plant: Plant, child: int) -> None:
     """SIGKILL to a worker, by the pid of its child."""
-    for name in _workers(plant):
+    for name in WORKERS:
         member = plant.members[name]
         if child in {each.pid for each in member.children()}:
             member.kill()

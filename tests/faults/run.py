@@ -41,9 +41,13 @@ class Result:
     worst_recovery: float
     doubled: int
     lost: int
-    leaked: int
     unfinished: int
+    leaks: tuple[str, ...]
     wrong: tuple[str, ...]
+
+    @property
+    def leaked(self) -> int:
+        return len(self.leaks)
 
     @property
     def is_clean(self) -> bool:
@@ -68,7 +72,7 @@ def run_row(plant: Plant, row: Row, times: int, seed: int) -> Result:
 def _harm_once(plant: Plant, row: Row, rng: random.Random) -> float:
     """Do it at a moment of chance; returns the seconds until all was at work again."""
     time.sleep(rng.uniform(0, 1.5))
-    plant.until("a shard at work", lambda: plant.strike() or bool(_struck(plant).held))
+    plant.until("work for several workers", plant.is_ready_for_harm)
     row.harm(plant, rng)
     before = _struck(plant)
     plant.until(f"recovery from '{row.name}'", lambda: plant.is_at_work(before))
@@ -108,18 +112,16 @@ def _count(
         worst_recovery=round(worst, 1),
         doubled=doubled,
         lost=lost + (len(jobs) - there) * int(WORK["count"]),
-        leaked=_leaked(plant),
         unfinished=len(unlike),
+        leaks=_leaks(plant),
         wrong=(*unlike, *(f"{each.invariant} {each.row}: {each.detail}" for each in broken)),
     )
 
 
-def _leaked(plant: Plant) -> int:
-    """Processes and connections that no living member of the plant knows."""
-    tidy = lambda: not plant.strangers() and not plant.stray_connections()  # noqa: E731
-    if process.until(tidy, 5 * LEASE, 0.2):
-        return 0
-    return len(plant.strangers()) + len(plant.stray_connections())
+def _leaks(plant: Plant) -> tuple[str, ...]:
+    """What no living member of the plant knows, and what had time to end."""
+    process.until(lambda: not plant.leaks(), 5 * LEASE, 0.2)
+    return tuple(plant.leaks())
 
 
 LEGEND = """\
@@ -154,5 +156,7 @@ def table(results: Sequence[Result]) -> str:
         )
         for line in lines
     ]
-    wrong = [f"{result.row}: {each}" for result in results for each in result.wrong]
+    wrong = [
+        f"{result.row}: {each}" for result in results for each in (*result.wrong, *result.leaks)
+    ]
     return "\n".join([*told, *wrong, LEGEND.format(lease=LEASE)])
