@@ -23,8 +23,8 @@ KEPT = Path("build/faults")
 
 def main() -> int:
     arguments = _arguments()
-    soaked = Row(f"a soak of {arguments.soak} minutes", soak, 5 * arguments.soak)
-    wanted = [soaked] if arguments.soak else [row for row in ROWS if arguments.only in row.name]
+    named = [row for row in ROWS if arguments.only in row.name]
+    wanted = [soak(arguments.soak)] if arguments.soak else named
     if arguments.afresh:
         for row in wanted:
             _file(row).unlink(missing_ok=True)
@@ -63,7 +63,7 @@ def _do(plant: Plant, row: Row, times: int, seed: int) -> None:
     how = "well" if result.is_clean else f"BROKEN {result.wrong} {result.leaks}"
     _say(
         f"{row.name}: {how}, {time.monotonic() - started:.0f} s, "
-        f"worst recovery {result.worst_recovery} s"
+        f"takeover {result.worst_takeover} s, recovery {result.worst_recovery} s"
     )
 
 
@@ -98,7 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--times", type=int, default=0, help="faults a row, instead of its own")
-    parser.add_argument("--soak", type=int, default=0, help="minutes of any harm, five a minute")
+    parser.add_argument("--soak", type=int, default=0, help="minutes of any kills, five a minute")
     parser.add_argument("--afresh", action="store_true", help="forget the rows that are done")
     return parser.parse_args()
 

@@ -51,7 +51,7 @@ WORK: dict[str, Any] = {
     "review": {"push": False},
 }
 SMALL = {**WORK, "count": 4}
-KINDS = ("redis", "rabbitmq", "small disk")  # what a plant may stand on
+KINDS = ("redis", "rabbitmq", "small disk", "real lease")  # what a plant may stand on
 OURS = {
     "web": ("serve",),
     "beat": ("beat",),
@@ -59,6 +59,7 @@ OURS = {
     "worker-2": ("worker", "gpu"),
     "worker-3": ("worker", "gpu"),
 }
+DONE = "SELECT (SELECT count(*) FROM samples), (SELECT coalesce(sum(fence), 0) FROM shards)"
 SERVERS = ("postgres", "redis", "epmd", "rabbitmq")
 
 
@@ -101,11 +102,12 @@ class Member:
 @dataclass(frozen=True)
 class Standing:
     """What was at work at one moment: the held shards with their fences and the ends of their
-    leases (s), and how many samples there were."""
+    leases (s), how many samples there were, and how often a shard was leased so far."""
 
     at: float  # time.monotonic()
     held: dict[uuid.UUID, tuple[int, float]]
     samples: int
+    claims: int
 
 
 @dataclass
@@ -156,13 +158,12 @@ class Plant:
             "SELECT id, fence, extract(epoch FROM lease_until)::float8 FROM shards "
             "WHERE state = 'leased'"
         )
-        ((samples,),) = self.rows("SELECT count(*) FROM samples")
+        ((samples, claims),) = self.rows(DONE)
         held = {id_: (fence, until) for id_, fence, until in rows}
-        self.struck = Standing(time.monotonic(), held, samples)
+        self.struck = Standing(time.monotonic(), held, samples, claims)
 
-    def is_at_work(self, before: Standing) -> bool:
-        """Whether what was held is done, or held again under a lease that is renewed; whether
-        something was stored since, and the API answers."""
+    def is_taken_over(self, before: Standing) -> bool:
+        """Whether what was held is done, or held again under a lease that is renewed."""
         now = {
             id_: (state, fence, until)
             for id_, state, fence, until in self.rows(
@@ -176,8 +177,12 @@ class Plant:
             goes_on = state == "leased" and (fence_now > fence or until_now > until + LEASE / 3)
             if state != "done" and not goes_on:
                 return False
-        ((samples,),) = self.rows("SELECT count(*) FROM samples")
-        return samples > before.samples and self.answers()
+        return True
+
+    def is_at_work(self, before: Standing) -> bool:
+        """Whether a shard was leased and a sample stored since, and the API answers."""
+        ((samples, claims),) = self.rows(DONE)
+        return samples > before.samples and claims > before.claims and self.answers()
 
     def answers(self) -> bool:
         with suppress(httpx.HTTPError):
@@ -377,8 +382,7 @@ def _build(folder: Path, kind: str, disk: SmallDisk | None) -> Plant:
         device="cpu",
         slots=4,
         commit_batch=3,
-        lease_seconds=LEASE,
-        heartbeat_seconds=0.5,
+        **({} if kind == "real lease" else {"lease_seconds": LEASE, "heartbeat_seconds": 0.5}),
         outbox_retry_seconds=2,
         shard_attempts=50,
     )
@@ -452,7 +456,7 @@ def _own(
     told = {f"FACTORY_{key.upper()}": str(value) for key, value in given.items()}
     told |= {MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **environment}
     argv = (
-        tuple(worker_command(arguments[1], settings))
+        (*worker_command(arguments[1], settings), "--hostname", f"{name}@%h")
         if arguments[0] == "worker"
         else (sys.executable, "-m", "factory", *arguments)
     )

@@ -332,12 +332,18 @@ def two_beats(plant: Plant) -> Iterator[None]:
     plant.drop("beat-2")
 
 
-def soak(plant: Plant, rng: random.Random) -> None:
-    """Any of the others that this plant can bear, five in a minute."""
-    started = time.monotonic()
-    possible = [row for row in ROWS if row.on == "redis" and row.around is always]
-    rng.choice(possible).harm(plant, rng)
-    time.sleep(max(0.0, 12 - 0.75 - (time.monotonic() - started)))
+def soak(minutes: int) -> Row:
+    """Any of the kills, five in a minute: whoever is late hurries."""
+    kills = [row for row in ROWS if row.on == "redis" and row.name.startswith("kill -9")]
+    due: list[float] = []
+
+    def harm(plant: Plant, rng: random.Random) -> None:
+        due.append(due[-1] + 12 if due else time.monotonic())
+        time.sleep(max(0.0, due[-1] - time.monotonic()))
+        plant.strike()
+        rng.choice(kills).harm(plant, rng)
+
+    return Row(f"a soak of {minutes} minutes, five kills a minute", harm, 5 * minutes)
 
 
 def why_not(row: Row) -> str | None:
@@ -395,6 +401,7 @@ ROWS = (
     Row("the database out of reach", refuse_connections, 10),
     Row("workers' clocks ten minutes off", turn_clocks, 10, around=wrong_clocks),
     Row("the database's disk full", fill_disk, 5, "small disk", beside_bulk),
+    Row("real lease of 90 s: kill -9 of a worker", kill_worker, 3, "real lease"),
     Row("RabbitMQ: kill -9 of the broker", kill_rabbitmq, 25, "rabbitmq"),
     Row("RabbitMQ: kill -9 of a worker", kill_worker, 25, "rabbitmq"),
     Row("RabbitMQ: wiped and restarted", wipe_rabbitmq, 5, "rabbitmq"),

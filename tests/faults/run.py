@@ -38,6 +38,7 @@ class Result:
     jobs: int
     planned: int
     stored: int
+    worst_takeover: float
     worst_recovery: float
     doubled: int
     lost: int
@@ -63,24 +64,28 @@ def run_row(plant: Plant, row: Row, times: int, seed: int) -> Result:
     lost = plant.proxy.lost
     with row.around(plant):
         with plant.busy():
-            worst = max(_harm_once(plant, row, rng) for _ in range(times))
+            took = [_harm_once(plant, row, rng) for _ in range(times)]
         plant.until("every job's end", lambda: not plant.unended())
     faults = max(times, plant.proxy.lost - lost)
+    worst = max(takeover for takeover, _ in took), max(recovery for _, recovery in took)
     return _count(plant, row, seed, faults, worst, jobs_before)
 
 
-def _harm_once(plant: Plant, row: Row, rng: random.Random) -> float:
-    """Do it at a moment of chance; returns the seconds until all was at work again."""
+def _harm_once(plant: Plant, row: Row, rng: random.Random) -> tuple[float, float]:
+    """Do it at a moment of chance; returns the seconds until what was held was taken over, and
+    until all was at work again."""
     time.sleep(rng.uniform(0, 1.5))
     plant.until("work for several workers", plant.is_ready_for_harm)
     row.harm(plant, rng)
     before = _struck(plant)
+    plant.until(f"takeover after '{row.name}'", lambda: plant.is_taken_over(before))
+    takeover = time.monotonic() - before.at
     plant.until(f"recovery from '{row.name}'", lambda: plant.is_at_work(before))
-    took = time.monotonic() - before.at
+    recovery = time.monotonic() - before.at
     if plant.ending is not None:
         plant.ending.join()
         plant.ending = None
-    return took
+    return takeover, recovery
 
 
 def _struck(plant: Plant) -> Standing:
@@ -89,7 +94,12 @@ def _struck(plant: Plant) -> Standing:
 
 
 def _count(
-    plant: Plant, row: Row, seed: int, faults: int, worst: float, jobs_before: int
+    plant: Plant,
+    row: Row,
+    seed: int,
+    faults: int,
+    worst: tuple[float, float],
+    jobs_before: int,
 ) -> Result:
     jobs = list(plant.accepted)
     ((planned, stored, doubled, lost),) = plant.rows(COUNTS, jobs=jobs)
@@ -109,7 +119,8 @@ def _count(
         jobs=len(jobs),
         planned=planned,
         stored=stored,
-        worst_recovery=round(worst, 1),
+        worst_takeover=round(worst[0], 1),
+        worst_recovery=round(worst[1], 1),
         doubled=doubled,
         lost=lost + (len(jobs) - there) * int(WORK["count"]),
         unfinished=len(unlike),
@@ -127,27 +138,32 @@ def _leaks(plant: Plant) -> tuple[str, ...]:
 LEGEND = """\
 lost, doubled: samples of accepted jobs. leaked: processes and database connections that no living
 part of the factory knows. broken: invariants A to F, jobs that did not succeed, jobs stored beside
-the accepted ones. worst recovery: from the harm (from its end, where it lasts) until every shard
-that was held then is done or held again under a lease that is renewed, a sample is stored and the
-API answers. Test lease: {lease:g} s."""
+the accepted ones. takeover: from the harm (from its end, where it lasts) until every shard that was
+held then is done, or held again under a lease that is renewed. recovery: until then, and another
+shard was leased, a sample stored, and the API answers: with what starting again what died takes.
+Three workers, of which two were at work before each harm. Test lease: {lease:g} s."""
 HEAD = ("row", "seed", "faults", "jobs", "planned", "stored", "doubled", "lost", "leaked")
 
 
 def table(results: Sequence[Result]) -> str:
     """The results, a line for each row, and their sum."""
-    lines = [(*HEAD, "broken", "worst recovery s")]
+    lines = [(*HEAD, "broken", "worst takeover s", "worst recovery s")]
     lines += [
         (
             *(str(getattr(result, name)) for name in HEAD),
             str(len(result.wrong)),
+            str(result.worst_takeover),
             str(result.worst_recovery),
         )
         for result in results
     ]
     sums = [str(sum(getattr(result, name) for result in results)) for name in HEAD[2:]]
     broken = sum(len(result.wrong) for result in results)
-    worst = max((result.worst_recovery for result in results), default=0.0)
-    lines.append(("together", "", *sums, str(broken), str(worst)))
+    worst = (
+        str(max((getattr(result, name) for result in results), default=0.0))
+        for name in ("worst_takeover", "worst_recovery")
+    )
+    lines.append(("together", "", *sums, str(broken), *worst))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     told = [
         "  ".join(
