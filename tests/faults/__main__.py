@@ -7,6 +7,7 @@ ended well is kept in a file of its own, so that a run that was interrupted goes
 import argparse
 import json
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ KEPT = Path("build/faults")
 
 def main() -> int:
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("The plant is closed."))
     named = [row for row in ROWS if arguments.only in row.name]
     wanted = [soak(arguments.soak)] if arguments.soak else named
     if arguments.afresh:
