@@ -92,7 +92,8 @@ STATEMENTS = (
               sha256(i::text::bytea), id, shard_id, attempt_id, i % (:samples / :jobs), i,
               i % 5 = 0, ARRAY[1, 2, 3], 24, 'eos',
               CASE WHEN i % (:samples / :embedded) = 0 THEN
-                (SELECT array_agg(random() - .5 + (g + i) * 0) FROM generate_series(1, :dimensions) g
+                (SELECT array_agg(random() - .5 + (g + i) * 0)
+                 FROM generate_series(1, :dimensions) g
                 )::real[]::vector END
        FROM generate_series(0, :samples - 1) i
        JOIN seed_jobs ON n = i / (:samples / :jobs)""",

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 from flask.testing import FlaskClient
 from sqlalchemy import event, func, select, text
@@ -230,20 +231,20 @@ def _read_whole(plan: dict[str, Any]) -> Iterator[str]:
 
 def _print(lines: Sequence[Line], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"aim_ms": AIM, "pages": [asdict(line) for line in lines]}))
+        click.echo(json.dumps({"aim_ms": AIM, "pages": [asdict(line) for line in lines]}))
         return
-    print(f"{'address':<40}{'median':>8}{'p95':>8}{'kB':>8}  read whole")
+    click.echo(f"{'address':<40}{'median':>8}{'p95':>8}{'kB':>8}  read whole")
     for line in lines:
-        print(
+        click.echo(
             f"{line.address:<40}{line.median:>8.0f}{line.p95:>8.0f}{line.kilobytes:>8.0f}  "
             f"{' '.join(line.scans)}"
         )
     slow = [line.address for line in lines if line.p95 > AIM]
-    print(f"over {AIM} ms: {', '.join(slow) or 'none'}")
+    click.echo(f"over {AIM} ms: {', '.join(slow) or 'none'}")
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    click.echo(line, err=True)
 
 
 if __name__ == "__main__":
