@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from factory import datasets, jobs, models, outbox, samples, shards
 from factory.cli.processes import worker_command
@@ -23,7 +23,7 @@ from factory.local import deep, home, label_studio, postgres, process, redis
 from factory.local.process import Command
 from factory.settings import Settings
 from factory.spec import GenerateSpec
-from factory.tables import Push, Review, Sample
+from factory.tables import Push, Review, Sample, WebhookEvent
 from workers.decoding.records import Trace
 from workers.labelstudio.client import Client, connect
 
@@ -89,6 +89,19 @@ class Floor:
     def get(self, path: str) -> httpx.Response:
         headers = {"Authorization": f"Bearer {TOKEN}"}
         return httpx.get(self.settings.url + path, headers=headers, timeout=10)
+
+    def web_answers(self) -> bool:
+        try:
+            return self.get("/healthz").is_success
+        except httpx.HTTPError:
+            return False
+
+    def tell(self, event: dict[str, Any], authorization: str | None = None) -> httpx.Response:
+        """Send an event to our webhook; with the right secret unless another one is given."""
+        right = f"Bearer {self.settings.webhook_secret}"
+        headers = {"Authorization": right if authorization is None else authorization}
+        url = f"{self.settings.url}/webhooks/label-studio"
+        return httpx.post(url, json=event, headers=headers, timeout=10)
 
     def wrong(self, *made: "Made") -> list[str]:
         """What invariants E and F say about these samples, Label Studio reached past the proxy."""
@@ -157,9 +170,18 @@ class Made:
         with self.floor.database.transaction() as session:
             return outbox.version(session, task, self.id) is not None
 
-    def push_again(self) -> None:
+    def events(self, *, handled: bool = False) -> list[dict[str, Any]]:
+        """The webhook events of its project, as they came."""
+        mine = select(WebhookEvent.payload).where(WebhookEvent.project_id == self.project)
+        if handled:
+            mine = mine.where(WebhookEvent.handled_at.is_not(None))
         with self.floor.database.transaction() as session:
-            outbox.owe(session, outbox.PUSH, self.id)
+            return list(session.scalars(mine))
+
+    def forget_events(self) -> None:
+        """As they are some time after they were handled."""
+        with self.floor.database.transaction() as session:
+            session.execute(delete(WebhookEvent).where(WebhookEvent.project_id == self.project))
 
     def annotate(self, sample: int, verdict: str) -> int:
         """As a reviewer does, past the proxy; returns the annotation's id."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .http_proxy import Harm, Seen
-from .review_floor import Floor, Made
+from .review_floor import TOKEN, Floor, Made, said
 from .run import Result
 
 SAMPLES = 6  # in each dataset
@@ -142,6 +142,7 @@ def deleted_annotation(floor: Floor, rng: random.Random) -> Made:
     floor.there._api.annotations.delete(annotations[rng.randrange(3)])
     floor.start("web")
     fresh.reconcile()
+    floor.until("the web process", floor.web_answers)
     assert fresh.states().count("rejected") == 2
     return fresh
 
@@ -155,6 +156,52 @@ def deleted_project(floor: Floor, rng: random.Random) -> Made:
     floor.until("another push", fresh.is_pushed)
     assert fresh.project != first
     assert fresh.states() == before == ["accepted", "rejected", "fixed", *["in_review"] * 3]
+    return fresh
+
+
+def killed_web(floor: Floor, rng: random.Random) -> Made:
+    """kill -9 of the web process as soon as it has answered: what it answered to is stored."""
+    fresh = pushed(floor, rng)
+    for sample in range(3):
+        fresh.annotate(sample, "reject")
+    floor.kill("web")
+    floor.until("the reviews", lambda: fresh.reviews() == 3)
+    floor.start("web")
+    floor.until("the web process", floor.web_answers)
+    return fresh
+
+
+def replayed_events(floor: Floor, rng: random.Random) -> Made:
+    """Every event three times more in any order, and once more after it was forgotten."""
+    fresh = reviewed(floor, rng)
+    floor.there._api.annotations.update(fresh.annotate(3, "accept"), result=said("reject"))
+    floor.until("the change", lambda: fresh.states()[3] == "rejected")
+    states, events = fresh.states(), fresh.events()
+    assert len(events) >= 5
+    sent = events * 3
+    rng.shuffle(sent)
+    assert {floor.tell(event).status_code for event in sent} == {204}
+    assert len(fresh.events()) == len(events)
+    fresh.forget_events()
+    rng.shuffle(events)
+    assert {floor.tell(event).status_code for event in events} == {204}
+    floor.until("all handled", lambda: len(fresh.events(handled=True)) == len(events))
+    assert (fresh.states(), fresh.reviews()) == (states, 4)
+    return fresh
+
+
+def forged_events(floor: Floor, rng: random.Random) -> Made:
+    """Without the secret nothing is stored and nothing fetched; too long a body neither."""
+    fresh = reviewed(floor, rng)
+    event, *_ = fresh.events()
+    before = len(fresh.events()), len(floor.proxy.seen)
+    for number in range(20):
+        forged = {**event, "action": f"FORGED_{number}"}
+        secret = rng.choice(("", "Bearer ", f"Bearer {rng.random()}", f"Bearer {TOKEN}"))
+        assert floor.tell(forged, secret).status_code == 401
+    assert floor.tell({**event, "more": "x" * 2_000_000}).status_code == 413
+    time.sleep(1)
+    assert (len(fresh.events()), len(floor.proxy.seen)) == before
     return fresh
 
 
@@ -175,6 +222,9 @@ ROWS = (
     ReviewRow("a task deleted there", deleted_task),
     ReviewRow("an annotation deleted there", deleted_annotation),
     ReviewRow("the project deleted there", deleted_project),
+    ReviewRow("kill -9 of the web process after an event", killed_web),
+    ReviewRow("events replayed in any order", replayed_events),
+    ReviewRow("events forged and too long", forged_events),
 )
 
 
