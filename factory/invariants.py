@@ -117,7 +117,8 @@ def _live_verdicts(session: Session, project: int) -> dict[str, set[tuple[int, s
     )
     live: dict[str, set[tuple[int, str, datetime]]] = {}
     for sample_id, annotation_id, verdict, updated_at in session.execute(statement).tuples():
-        live.setdefault(str(sample_id), set()).add((annotation_id, verdict, updated_at))
+        if annotation_id is not None:
+            live.setdefault(str(sample_id), set()).add((annotation_id, verdict, updated_at))
     return live
 
 
@@ -286,7 +287,8 @@ GROUP BY dataset_id, pushed HAVING sum(noted) <> sum(there)
 """
 SHARED_TASK = """
 SELECT 'task ' || task_id, 'is noted for ' || count(*) || ' samples of project ' || project_id
-FROM pushes WHERE task_id IS NOT NULL GROUP BY project_id, task_id HAVING count(*) > 1
+FROM pushes WHERE task_id IS NOT NULL AND project_id IS NOT NULL
+GROUP BY project_id, task_id HAVING count(*) > 1
 """
 HALF_PUSHED = """
 SELECT 'sample ' || s.id, 'is ' || s.state

@@ -9,16 +9,17 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from factory import tallies
+from factory import degraded, reviews, tallies
 from factory.db import Database
 from factory.errors import Unavailable
+from factory.settings import Settings
 from factory.tables import Job, Outbox
 
 
 class Metrics:
     """The registry of one web process."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, settings: Settings) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "factory_http_requests",
@@ -32,7 +33,7 @@ class Metrics:
             ("method", "route"),
             registry=self.registry,
         )
-        self.registry.register(_Stored(db))
+        self.registry.register(_Stored(db, settings))
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request. `route` is the rule, not the path, so that there are few of them."""
@@ -45,6 +46,7 @@ class _Stored(Collector):
     """Counts rows whenever Prometheus asks; `factory_database_up` is 0 when it cannot."""
 
     db: Database
+    settings: Settings
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return ()
@@ -52,7 +54,12 @@ class _Stored(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
             with self.db.transaction() as session:
-                families = [_jobs(session), _samples(session), *_owed(session)]
+                families = [
+                    _jobs(session),
+                    _samples(session),
+                    *_owed(session),
+                    *_degraded(session, self.settings),
+                ]
         except Unavailable:
             families = []
         up = 1 if families else 0
@@ -83,3 +90,20 @@ def _owed(session: Session) -> Iterator[GaugeMetricFamily]:
     yield GaugeMetricFamily(
         "factory_outbox_oldest_seconds", "Age of the oldest wake-up", value=float(oldest)
     )
+
+
+def _degraded(session: Session, settings: Settings) -> Iterator[GaugeMetricFamily]:
+    found = degraded.label_studio(session, settings)
+    family = GaugeMetricFamily(
+        "factory_degraded", "1 while samples are made without this part", labels=["part"]
+    )
+    family.add_metric(["label_studio"], int(found is not None))
+    yield family
+    since = found.since.timestamp() if found and found.since else 0
+    family = GaugeMetricFamily(
+        "factory_degraded_since_seconds", "Unix time of its first failure, or 0", labels=["part"]
+    )
+    family.add_metric(["label_studio"], since)
+    yield family
+    waiting = reviews.waiting_in_all(session)
+    yield GaugeMetricFamily("factory_pushes_waiting", "Samples that wait to be sent", value=waiting)
