@@ -17,6 +17,7 @@ RoleName = Literal["expert", "negative", "center", "base"]
 Logits = tuple[RoleName, list[int], Tensor]  # of a role's rows: their slots, (rows, V)
 PREFILL_TOKENS = {"cpu": 1024}  # of one prefill forward; more falls out of a CPU's cache
 PREFILL_TOKENS_ELSEWHERE = 16384
+SHORT_CONTEXT = {"cpu": 32}  # tokens; elsewhere memory is dear, and no context is copied
 
 
 class Lane:
@@ -35,7 +36,8 @@ class Lane:
         self._model = model
         self._device = _input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
-        self._roles: dict[RoleName, Role] = {name: Role(rows, columns) for name in roles}
+        short = SHORT_CONTEXT.get(self._device.type, 0)
+        self._roles: dict[RoleName, Role] = {name: Role(rows, columns, short) for name in roles}
         self._last: dict[tuple[RoleName, Ids], Tensor] = {}
         self._expert_rows = expert_rows
 
@@ -60,8 +62,10 @@ class Lane:
         roles = [(name, role) for name, role in self._roles.items() if len(role)]
         if not roles:
             return
-        ids = torch.tensor([[tokens[slot]] for _, role in roles for slot in role.slots])
-        positions = torch.tensor([[p] for _, role in roles for p in role.positions()])
+        for _, role in roles:
+            role.settle()
+        ids = torch.tensor([tokens[slot] for _, role in roles for slot in role.slots])[:, None]
+        positions = torch.tensor([p for _, role in roles for p in role.positions()])[:, None]
         for _, role in roles:
             role.advance()
         attender = _Stacked([role for _, role in roles])
