@@ -110,6 +110,8 @@ class _Batch:
         self._samples: list[_Sample | None] = [None] * decoder._slots
         self._logits: dict[str, Tensor] = {}
         self._noise = Noise(pair.vocab_size, self._device)
+        shape = (decoder._slots, decoder._sampling.max_new_tokens, 2)
+        self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
 
@@ -131,6 +133,7 @@ class _Batch:
             self._samples[slot] = _Sample(index, request, roles)
             wanted += [(slot, role, tuple(_context(request, role))) for role in roles]
         if wanted:
+            self._key(sorted({slot for slot, _, _ in wanted}))
             self._open(wanted)
 
     def step(self) -> list[Completion]:
@@ -175,23 +178,23 @@ class _Batch:
     def _choose(self, live: Sequence[int]) -> tuple[list[int], list[bool]]:
         """The next token of every live slot, and whether its logits are finite."""
         samples = [self._sample(slot) for slot in live]
-        seeds = torch.tensor([s.request.seed for s in samples], device=self._device)
+        slots = torch.tensor(live, device=self._device)
         positions = torch.tensor([len(s.tokens) for s in samples], device=self._device)
-        noise = self._noise.gumbel(noise_keys(seeds, positions))
+        noise = self._noise.gumbel(self._keys[slots, positions])
         tokens = torch.zeros(len(live), dtype=torch.long, device=self._device)
         healthy = torch.ones(len(live), dtype=torch.bool, device=self._device)
         for group in _by_roles(samples):
-            rows = torch.tensor(group, device=self._device)
-            slots = torch.tensor([live[i] for i in group], device=self._device)
-            steered, ok = self._steer(samples[group[0]].roles, slots)
+            rows = _index(group, len(live), self._device)
+            at = _index([live[i] for i in group], len(self._samples), self._device)
+            steered, ok = self._steer(samples[group[0]].roles, at)
             chosen = draw(steered.scores, self._decoder._sampling, noise[rows])
             tokens[rows], healthy[rows] = chosen, ok
             if self._traces:
-                self._traces.add(slots, positions[rows], steered, chosen, noise[rows])
+                self._traces.add(slots[rows], positions[rows], steered, chosen, noise[rows])
         return tokens.tolist(), healthy.tolist()
 
-    def _steer(self, roles: Sequence[RoleName], slots: Tensor) -> tuple[Steered, Tensor]:
-        logits = {role: self._logits[role][slots] for role in roles}
+    def _steer(self, roles: Sequence[RoleName], at: Tensor | slice) -> tuple[Steered, Tensor]:
+        logits = {role: self._logits[role][at] for role in roles}
         finite = [stream.amax(dim=-1).isfinite() for stream in logits.values()]
         if len(self._banned):
             logits = {r: x.index_fill(-1, self._banned, MASKED) for r, x in logits.items()}
@@ -203,6 +206,13 @@ class _Batch:
             logits.get("center"),
         )
         return steered, torch.stack(finite).all(dim=0)
+
+    @torch.inference_mode()
+    def _key(self, slots: list[int]) -> None:
+        """The keys of all draws of the samples that start in these slots."""
+        seeds = torch.tensor([self._sample(slot).request.seed for slot in slots])
+        keys = noise_keys(seeds[:, None], torch.arange(self._keys.shape[1]))
+        self._keys[slots] = keys.to(self._device)
 
     @torch.inference_mode()
     def _open(self, wanted: Sequence[tuple[int, RoleName, tuple[int, ...]]]) -> None:
@@ -222,9 +232,13 @@ class _Batch:
 
     def _keep(self, results: Iterable[Logits]) -> None:
         """Put rows of logits where their slots and roles find them."""
-        for role, slots, logits in results:
-            at = torch.tensor(slots, device=self._device)
-            self._rows_of(role)[at] = logits.to(self._device, torch.float32)
+        for role, slots, rows in results:
+            logits = rows.to(self._device, torch.float32)
+            at = _index(slots, len(self._samples), self._device)
+            if isinstance(at, slice):
+                self._logits[role] = logits
+            else:
+                self._rows_of(role)[at] = logits
 
     def _rows_of(self, role: RoleName) -> Tensor:
         if role not in self._logits:
@@ -302,6 +316,12 @@ def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
     for i, sample in enumerate(samples):
         groups.setdefault(sample.roles, []).append(i)
     return list(groups.values())
+
+
+def _index(places: Sequence[int], count: int, device: torch.device) -> Tensor | slice:
+    """What selects these places of `count`: a slice, which copies nothing, when it is all."""
+    whole = len(places) == count and all(i == place for i, place in enumerate(places))
+    return slice(None) if whole else torch.tensor(places, device=device)
 
 
 def _not_finite(sample: _Sample) -> NumericalError:
