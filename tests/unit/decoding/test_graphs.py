@@ -74,7 +74,8 @@ def test_recorded_steps_give_the_same_tokens(family: str, kind: str, pairs: Pair
                 assert rounded[i].token_ids == completion.token_ids
                 assert rounded[i].finish_reason == completion.finish_reason
                 ours, theirs = rounded[i].trace, completion.trace
-                assert ours and theirs
+                assert ours is not None
+                assert theirs is not None
                 assert ours.scores == pytest.approx(theirs.scores, abs=1e-3)
     assert Recorder.replayed > 2 * Recorder.recorded > 0
 
