@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
 
 from .guidance import MASKED, Steered, steer
-from .lane import Lane, Logits, RoleName
+from .lane import Lane, RoleName
 from .model_pair import ModelPair
 from .prompts import check_context
 from .records import Completion, FinishReason, Floats, Request, Trace
@@ -108,11 +109,9 @@ class _Batch:
         pair, self._device = decoder._pair, decoder._pair.device
         self._lanes = _lanes(decoder)
         self._samples: list[_Sample | None] = [None] * decoder._slots
-        self._logits: dict[str, Tensor] = {}
         self._noise = Noise(pair.vocab_size, self._device)
         shape = (decoder._slots, decoder._sampling.max_new_tokens, 2)
         self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
-        self._banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
 
     @property
@@ -194,10 +193,13 @@ class _Batch:
         return tokens.tolist(), healthy.tolist()
 
     def _steer(self, roles: Sequence[RoleName], at: Tensor | slice) -> tuple[Steered, Tensor]:
-        logits = {role: self._logits[role][at] for role in roles}
+        logits = {
+            role: lane.logits[role][at]
+            for names, lane in self._lanes
+            for role in names
+            if role in roles
+        }
         finite = [stream.amax(dim=-1).isfinite() for stream in logits.values()]
-        if len(self._banned):
-            logits = {r: x.index_fill(-1, self._banned, MASKED) for r, x in logits.items()}
         steered = steer(
             logits["expert"],
             logits.get("base"),
@@ -217,34 +219,18 @@ class _Batch:
     @torch.inference_mode()
     def _open(self, wanted: Sequence[tuple[int, RoleName, tuple[int, ...]]]) -> None:
         for names, lane in self._lanes:
-            self._keep(lane.open([item for item in wanted if item[1] in names]))
+            lane.open([item for item in wanted if item[1] in names])
 
     @torch.inference_mode()
     def _forward(self) -> None:
         tokens = {slot: s.tokens[-1] for slot, s in enumerate(self._samples) if s is not None}
         for _, lane in self._lanes:
-            self._keep(lane.step(tokens))
+            lane.step(tokens)
 
     @torch.inference_mode()
     def _close(self, slots: list[int]) -> None:
         for _, lane in self._lanes:
             lane.close(set(slots))
-
-    def _keep(self, results: Iterable[Logits]) -> None:
-        """Put rows of logits where their slots and roles find them."""
-        for role, slots, rows in results:
-            logits = rows.to(self._device, torch.float32)
-            at = _index(slots, len(self._samples), self._device)
-            if isinstance(at, slice):
-                self._logits[role] = logits
-            else:
-                self._rows_of(role)[at] = logits
-
-    def _rows_of(self, role: RoleName) -> Tensor:
-        if role not in self._logits:
-            shape = (self._decoder._slots, self._decoder._pair.vocab_size)
-            self._logits[role] = torch.zeros(shape, device=self._device)
-        return self._logits[role]
 
     def _sample(self, slot: int) -> _Sample:
         sample = self._samples[slot]
@@ -255,13 +241,18 @@ class _Batch:
 
 def _lanes(decoder: SteerDecoder) -> list[tuple[tuple[RoleName, ...], Lane]]:
     """One lane for both models of a row-wise LoRA pair, two for two models."""
-    pair, size = decoder._pair, (decoder._slots, decoder._sampling.max_new_tokens)
-    expert: tuple[RoleName, ...] = ("expert", "negative", "center")
+    pair = decoder._pair
+    banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=pair.device)
+
+    def lane(model: PreTrainedModel, *roles: RoleName) -> tuple[tuple[RoleName, ...], Lane]:
+        rows = pair.rows if pair.kind == "lora" else None
+        size = decoder._slots, decoder._sampling.max_new_tokens
+        record = pair.recorder() if pair.recorder else None
+        return roles, Lane(model, roles, *size, rows, banned, record)
+
     if pair.kind == "lora":
-        every = (*expert, "base")
-        return [(every, Lane(pair.expert, every, *size, pair.rows))]
-    lanes = [(expert, Lane(pair.expert, expert, *size, None))]
-    return [*lanes, (("base",), Lane(pair.base, ("base",), *size, None))]
+        return [lane(pair.expert, "expert", "negative", "center", "base")]
+    return [lane(pair.expert, "expert", "negative", "center"), lane(pair.base, "base")]
 
 
 class _Traces:
@@ -321,7 +312,7 @@ def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
 def _index(places: Sequence[int], count: int, device: torch.device) -> Tensor | slice:
     """What selects these places of `count`: a slice, which copies nothing, when it is all."""
     whole = len(places) == count and all(i == place for i, place in enumerate(places))
-    return slice(None) if whole else torch.tensor(places, device=device)
+    return slice(count) if whole else torch.tensor(places, device=device)
 
 
 def _not_finite(sample: _Sample) -> NumericalError:

@@ -3,9 +3,12 @@
 A context (a prompt, a negative prompt, a centre prompt) is stored once for all the rows that go
 on from it; a row adds only the tokens it generates. Attention to a shared context is one product
 for all of its rows. A short one is copied into each row's own columns: reading it apart costs more.
+
+A step sees the buffers through a shape and a vector of integers: the same shape on the same
+buffers is the same work, so that it can be recorded once and replayed with other integers.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +18,37 @@ from .attention import Scoring, additive, visible
 
 Ids = tuple[int, ...]
 Layers = dict[int, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Grain:
+    """How coarsely a step's shape is rounded up: 1 is not at all, and no work for nothing; on a
+    GPU few shapes are wanted, as each is recorded once."""
+
+    rows: int = 1  # and contexts: powers of two up to this, then its multiples
+    columns: int = 1  # of rows: multiples
+    width: int = 1  # of contexts: multiples
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a role's buffers a step works on; all of it may be more than there is."""
+
+    rows: int
+    contexts: int
+    each: int  # places per context in a product; 0: row i goes on from context i
+    width: int
+    columns: int
+
+    @property
+    def gathers(self) -> bool:
+        """Whether rows must be brought into the order of their contexts."""
+        return self.each > 0 and self.contexts > 1
+
+    @property
+    def parts(self) -> list[int]:
+        """Lengths of the parts of the integers that go with it; see `Plan`."""
+        return [*[self.rows] * 4, *([self.contexts * self.each, self.rows] if self.gathers else [])]
 
 
 @dataclass
@@ -32,29 +66,27 @@ class Role:
     """The rows of one role. Buffers are (places, kv heads, columns, head size) per layer.
 
     A row that ends leaves its place to the next that starts, so that rows mostly stay in the
-    order of their slots; `settle` closes what gaps are left.
+    order of their slots; a step closes what gaps are left.
     """
 
-    def __init__(self, rows: int, columns: int, short: int) -> None:
+    def __init__(self, rows: int, columns: int, short: int, grain: Grain) -> None:
         """rows: how many at most; columns: tokens a row generates at most; short: a context of
         up to so many tokens is copied to each row, which is faster than reading it apart."""
-        self._size = rows, columns + short
+        self._slots = rows
+        self._size = _few(rows, grain.rows), _multiple(columns + short, grain.columns)
         self._short = short
+        self._grain = grain
         self._rows: list[_Row] = []
         self._vacant: list[int] = []
         self._contexts: list[Ids] = []
         self._context_layers: Layers = {}
         self._row_layers: Layers = {}
         self._latest: tuple[Ids, ...] = ()
-        self._plans: dict[torch.device, _Plan] = {}
+        self.plan: Plan | None = None  # of the step that runs
+        self._moved = False
 
     def __len__(self) -> int:
         return len(self._rows) - len(self._vacant)
-
-    @property
-    def slots(self) -> list[int]:
-        """Slots of the rows, in order; after `settle`."""
-        return [row.slot for row in self._rows]
 
     def has(self, ids: Ids) -> bool:
         """Whether a context is here already."""
@@ -66,10 +98,15 @@ class Role:
         self._contexts.append(ids)
         for layer, pair in layers.items():
             old = self._context_layers.get(layer)
+            places, width = (
+                _few(place + 1, self._grain.rows),
+                _multiple(len(ids), self._grain.width),
+            )
             grown = [
-                _room(old[i] if old else None, new[row : row + 1], place + 1, len(ids))
+                _room(old[i] if old else None, new[row : row + 1], places, width)
                 for i, new in enumerate(pair)
             ]
+            self._moved |= old is None or grown[0] is not old[0]
             for buffer, new in zip(grown, pair, strict=True):
                 buffer[place, :, : len(ids)] = new[row, :, : len(ids)]
                 buffer[place, :, len(ids) :] = 0
@@ -86,7 +123,6 @@ class Role:
             last = len(self._contexts) - 1
             self._contexts[index] = self._contexts[last]
             self._contexts.pop()
-            self._plans = {}
             for row in self._rows:
                 row.context = index if row.context == last else row.context
             for buffers in self._context_layers.values():
@@ -110,7 +146,6 @@ class Role:
                 # A NaN left behind by the last row would shine through any mask.
                 buffer[place, :, copied:] = 0
         self._latest = (ids,)
-        self._plans = {}
 
     def close(self, slots: set[int]) -> None:
         """End the rows of these slots."""
@@ -121,11 +156,10 @@ class Role:
         ]
         self._vacant.sort()
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Move the last rows to the places that are still vacant."""
         while self._vacant:
             place, last = self._vacant.pop(), self._rows.pop()
-            self._plans = {}
             if place == len(self._rows):
                 continue
             self._rows[place] = last
@@ -133,41 +167,62 @@ class Role:
                 for buffer in buffers:
                     buffer[place] = buffer[len(self._rows)]
 
-    def positions(self) -> list[int]:
-        """Where each row's next token stands."""
-        return [row.shared + row.own for row in self._rows]
+    def is_moved(self) -> bool:
+        """Whether a buffer has got a new address since this was last asked."""
+        moved, self._moved = self._moved, False
+        return moved
 
-    def advance(self) -> None:
-        """Make room for one more token in every row; the next forward fills it."""
-        for row in self._rows:
+    def step(self, tokens: Mapping[int, int]) -> tuple[Shape, list[int]]:
+        """Make room for one more token (slot → token) in every row; the next forward fills it.
+
+        Returns the step's shape and its integers, see `Plan`. Rows that are there only to fill
+        the shape go on from context 0 with token 0, and end in a slot behind the others.
+        """
+        self._settle()
+        rows, grain, lengths = self._rows, self._grain, [len(ids) for ids in self._contexts]
+        count = _few(len(rows), grain.rows)
+        spare = count - len(rows)
+        apart = any(row.shared for row in rows)
+        contexts = _few(len(lengths), grain.rows) if apart else 1
+        width = _multiple(max(lengths), grain.width) if apart else 0
+        columns = _multiple(max(row.own for row in rows) + 1, grain.columns)
+        gather, place, each = _grouping([row.context for row in rows], count, contexts, grain)
+        integers = [
+            *[tokens[row.slot] for row in rows] + [0] * spare,
+            *[row.slot for row in rows] + [self._slots] * spare,
+            *[row.own for row in rows] + [0] * spare,
+            *[row.shared for row in rows] + [0] * spare,
+            *gather,
+            *place,
+        ]
+        for row in rows:
             row.own += 1
-        for plan in self._plans.values():
-            plan.advance()
+        return Shape(count, contexts, each, width, columns), integers
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
         """Store the rows' new KV (n, kv heads, 1, size); attend to context and own columns."""
-        plan = self._plans.get(key.device)
-        if plan is None:  # once per change, and per card where a model is spread over several
-            lengths = [len(ids) for ids in self._contexts]
-            plan = self._plans[key.device] = _Plan(lengths, self._rows, key.device)
+        if self.plan is None:
+            raise LookupError("no step runs")
+        plan = self.plan.on(key.device)
+        shape = plan.shape
         n, heads, _, size = query.shape
         q = query.reshape(n, key.shape[1], -1, size)
         keys, values = (
-            _put(buffer, plan.places(buffer), new)[:n, :, : plan.columns]
+            _put(buffer, plan.places(buffer), new)[:n, :, : shape.columns]
             for buffer, new in zip(self._buffers(layer), (key, value), strict=True)
         )
         products = q @ keys.mT
-        if plan.width == 0:
+        if shape.width == 0:
             out = scoring.weights(products, plan.mask(scoring.window, 1)) @ values
             return out.reshape(n, heads, 1, size)
         near_keys, near_values = (
-            x[: plan.contexts, :, : plan.width] for x in self._context_layers[layer]
+            x[: shape.contexts, :, : shape.width] for x in self._context_layers[layer]
         )
         products = torch.cat((plan.group(q) @ near_keys.mT, plan.group(products)), dim=-1)
         weights = scoring.weights(products, plan.mask(scoring.window, q.shape[2]))
-        near, own = weights[..., : plan.width], weights[..., plan.width :]
+        near, own = weights[..., : shape.width], weights[..., shape.width :]
         out = plan.spread(near @ near_values) + plan.spread(own) @ values
         return out.reshape(n, heads, 1, size)
 
@@ -180,95 +235,113 @@ class Role:
                 for x in self._context_layers[layer]
             )
             self._row_layers[layer] = keys, values
+            self._moved = True
         return self._row_layers[layer]
 
 
-class _Plan:
-    """A role's view of its rows: which share which context, and what each row sees.
+class Plan:
+    """One step's view of a role: which rows share which context, and what each row sees.
 
     Rows are grouped by their context for products with it: places (contexts · each), of which
     some may stay idle.
     """
 
-    def __init__(self, lengths: list[int], rows: list[_Row], device: torch.device) -> None:
-        """lengths: of the contexts, in tokens; rows: with the token of this step."""
-        self.contexts = len(lengths)
-        self.width = max(row.shared for row in rows) and max(lengths)
-        self.columns = max(row.own for row in rows)
-        self._rows = torch.arange(len(rows), device=device)
-        self._now = torch.tensor([row.own for row in rows], device=device) - 1
-        self._shared = torch.tensor([row.shared for row in rows], device=device)
+    def __init__(self, shape: Shape, integers: Tensor) -> None:
+        """integers: int64, for each row its token, its slot, how many tokens are in its own
+        columns before this step, and how many it reads of its context; then, where rows must be
+        put in order, the row of every place and the place of every row."""
+        self.shape = shape
+        self._integers = integers
+        parts = torch.split(integers, shape.parts)
+        self.tokens, self.slots, self._own, self._shared = parts[:4]
+        self._order = parts[4:]  # (row of every place, place of every row), or empty
         self._places: dict[tuple[int, ...], Tensor] = {}
         self._masks: dict[int | None, Tensor] = {}
-        self._gather, self._place, self._each = self._grouping(rows, device)
+        self._elsewhere: dict[torch.device, Plan] = {}
 
-    def advance(self) -> None:
-        """Every row has got one more token."""
-        self.columns += 1
-        self._now += 1
-        self._places = {}
-        self._masks = {}
+    def on(self, device: torch.device) -> "Plan":
+        """The same on another card, where a model is spread over several."""
+        if device == self._integers.device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Plan(self.shape, self._integers.to(device))
+        return self._elsewhere[device]
+
+    @property
+    def positions(self) -> Tensor:
+        """(rows,) where each row's token stands."""
+        return self._shared + self._own
 
     def places(self, buffer: Tensor) -> Tensor:
         """(rows · heads,) where the new token goes in a buffer seen as (…, head size)."""
         _, heads, columns, _ = buffer.shape
         if (heads, columns) not in self._places:
-            head = torch.arange(heads, device=self._now.device)
-            place = (self._rows[:, None] * heads + head) * columns + self._now[:, None]
+            row = torch.arange(self.shape.rows, device=self._own.device)[:, None]
+            head = torch.arange(heads, device=self._own.device)
+            place = (row * heads + head) * columns + self._own[:, None]
             self._places[heads, columns] = place.flatten()
         return self._places[heads, columns]
 
     def group(self, x: Tensor) -> Tensor:
         """(rows, heads, m, w) to (contexts, heads, each · m, w)."""
-        if self._each == 0:
+        if self.shape.each == 0:
             return x
         _, heads, m, w = x.shape
-        if self._gather is not None:
-            x = x.index_select(0, self._gather)
-        x = x.view(self.contexts, self._each, heads, m, w).transpose(1, 2)
-        return x.reshape(self.contexts, heads, self._each * m, w)
+        if self._order:
+            x = x.index_select(0, self._order[0])
+        x = x.view(self.shape.contexts, self.shape.each, heads, m, w).transpose(1, 2)
+        return x.reshape(self.shape.contexts, heads, self.shape.each * m, w)
 
     def spread(self, x: Tensor) -> Tensor:
         """Undo `group`."""
-        if self._each == 0:
+        if self.shape.each == 0:
             return x
         contexts, heads, _, w = x.shape
-        x = x.reshape(contexts, heads, self._each, -1, w).transpose(1, 2)
-        x = x.reshape(contexts * self._each, heads, -1, w)
-        return x if self._place is None else x.index_select(0, self._place)
+        x = x.reshape(contexts, heads, self.shape.each, -1, w).transpose(1, 2)
+        x = x.reshape(contexts * self.shape.each, heads, -1, w)
+        return x.index_select(0, self._order[1]) if self._order else x
 
     def mask(self, window: int | None, queries: int) -> Tensor:
         """Additive, for every layer: contexts, then own columns. Without contexts to read apart
         (rows, 1, 1, columns); else grouped, (contexts, 1, each · queries, width + columns)."""
         if window not in self._masks:
-            shared = self._shared[:, None]
-            now = shared + self._now[:, None]
-            near = torch.arange(self.width, device=now.device)
-            own = torch.arange(self.columns, device=now.device) + shared
+            shared, now = self._shared[:, None], self.positions[:, None]
+            near = torch.arange(self.shape.width, device=now.device)
+            own = torch.arange(self.shape.columns, device=now.device) + shared
             seen = (visible(now, near, window) & (near < shared), visible(now, own, window))
             mask = additive(torch.cat(seen, dim=1))[:, None, None]
-            if self.width:
+            if self.shape.width:
                 mask = self.group(mask.expand(-1, -1, queries, -1))
             self._masks[window] = mask
         return self._masks[window]
 
-    def _grouping(
-        self, rows: Sequence[_Row], device: torch.device
-    ) -> tuple[Tensor | None, Tensor | None, int]:
-        """(row of every place, place of every row, places per context), None where in order;
-        0 places when every row has a context of its own, in order."""
-        if [row.context for row in rows] == list(range(self.contexts)):
-            return None, None, 0
-        if self.contexts == 1:
-            return None, None, len(rows)
-        members: list[list[int]] = [[] for _ in range(self.contexts)]
-        for index, row in enumerate(rows):
-            members[row.context].append(index)
-        each = max(map(len, members))
-        gather = [i for group in members for i in group + [0] * (each - len(group))]
-        places = {i: c * each + j for c, group in enumerate(members) for j, i in enumerate(group)}
-        place = [places[i] for i in range(len(rows))]
-        return torch.tensor(gather, device=device), torch.tensor(place, device=device), each
+
+def _grouping(
+    context: Sequence[int], rows: int, contexts: int, grain: Grain
+) -> tuple[list[int], list[int], int]:
+    """(row of every place, place of every row, places per context) for the context of each row;
+    no places where rows are in order: all of one context, or row i of context i (0 per context).
+    Rows beyond those given get a place of another's."""
+    if contexts == 1:
+        return [], [], rows
+    if rows == contexts and context == list(range(rows)):
+        return [], [], 0
+    members: list[list[int]] = [[] for _ in range(contexts)]
+    for index, of in enumerate(context):
+        members[of].append(index)
+    each = _few(max(map(len, members)), grain.rows)
+    gather = [i for group in members for i in group + [0] * (each - len(group))]
+    places = {i: c * each + j for c, group in enumerate(members) for j, i in enumerate(group)}
+    return gather, [places.get(i, 0) for i in range(rows)], each
+
+
+def _few(count: int, grain: int) -> int:
+    """Rounded up to a power of two, from `grain` on to a multiple of it."""
+    return min(1 << (count - 1).bit_length(), _multiple(count, grain))
+
+
+def _multiple(count: int, grain: int) -> int:
+    return -(-count // grain) * grain
 
 
 def _put(buffer: Tensor, places: Tensor, new: Tensor) -> Tensor:
