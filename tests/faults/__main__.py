@@ -1,5 +1,6 @@
-"""`make test-faults`: every row in full, on one plant for each thing that rows stand on. A row that
-ended well is kept in a file of its own, so that a run that was interrupted goes on where it was.
+"""`make test-faults`: every row in full, on one plant for each thing that rows stand on, those of the
+way to Label Studio on a floor of their own. A row that ended well is kept in a file of its own, so
+that a run that was interrupted goes on where it was, and several may run side by side.
 
     python -m tests.faults [--seed 1] [--only TEXT] [--times N] [--soak MINUTES] [--afresh]
 """
@@ -11,13 +12,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from .plant import KINDS, LeftBehind, Plant, open_plant
+from .plant import KINDS, LeftBehind, open_plant
+from .review_floor import open_floor, own_services
+from .review_rows import ROWS as REVIEW_ROWS
+from .review_rows import ReviewRow
+from .review_rows import run_row as run_review_row
 from .rows import ROWS, Row, soak, why_not
 from .run import Result, run_row, table
+
+AnyRow = TypeVar("AnyRow", Row, ReviewRow)
 
 KEPT = Path("build/faults")
 
@@ -27,11 +36,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("The plant is closed."))
     named = [row for row in ROWS if arguments.only in row.name]
     wanted = [soak(arguments.soak)] if arguments.soak else named
+    reviewed = [] if arguments.soak else [r for r in REVIEW_ROWS if arguments.only in r.name]
     if arguments.afresh:
-        for row in wanted:
+        for row in (*wanted, *reviewed):
             _file(row).unlink(missing_ok=True)
     sound = [_run(kind, wanted, arguments.times, arguments.seed) for kind in KINDS]
-    results = [result for row in wanted if (result := _kept(row, arguments.seed))]
+    _run_reviewed(reviewed, arguments.times, arguments.seed)
+    every = (_kept(row, arguments.seed) for row in (*wanted, *reviewed))
+    results = [result for result in every if result]
     _say(table(results))
     return 0 if all(sound) and all(result.is_clean for result in results) else 1
 
@@ -49,7 +61,7 @@ def _run(kind: str, rows: Sequence[Row], times: int, seed: int) -> bool:
             open_plant(Path(folder), kind) as plant,
         ):
             for row in left:
-                _do(plant, row, times or row.times, seed)
+                _do(partial(run_row, plant), row, times, seed)
     except LeftBehind as error:
         _say(f"The plant on {kind} left behind: {error}")
         return False
@@ -57,16 +69,28 @@ def _run(kind: str, rows: Sequence[Row], times: int, seed: int) -> bool:
     return True
 
 
-def _do(plant: Plant, row: Row, times: int, seed: int) -> None:
+def _run_reviewed(rows: Sequence[ReviewRow], times: int, seed: int) -> None:
+    """Do what is left of the rows of the way to Label Studio."""
+    left = [row for row in rows if not _is_done(row, seed)]
+    if not left:
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="factory-faults-") as folder,
+        own_services(Path(folder)) as services,
+        open_floor(Path(folder), *services) as floor,
+    ):
+        for row in left:
+            _do(partial(run_review_row, floor), row, times, seed)
+
+
+def _do(run: Callable[[AnyRow, int, int], Result], row: AnyRow, times: int, seed: int) -> None:
     started = time.monotonic()
-    result = run_row(plant, row, times, seed)
+    result = run(row, times or row.times, seed)
     KEPT.mkdir(parents=True, exist_ok=True)
     _file(row).write_text(json.dumps(asdict(result)))
     how = "well" if result.is_clean else f"BROKEN {result.wrong} {result.leaks}"
-    _say(
-        f"{row.name}: {how}, {time.monotonic() - started:.0f} s, "
-        f"takeover {result.worst_takeover} s, recovery {result.worst_recovery} s"
-    )
+    took = f"takeover {result.worst_takeover} s, recovery {result.worst_recovery} s at worst"
+    _say(f"{row.name}: {how}, {time.monotonic() - started:.0f} s; {took}")
 
 
 def _says_why_not(row: Row) -> bool:
@@ -76,11 +100,11 @@ def _says_why_not(row: Row) -> bool:
     return bool(reason)
 
 
-def _file(row: Row) -> Path:
+def _file(row: Row | ReviewRow) -> Path:
     return KEPT / f"{re.sub('[^a-z0-9]+', '-', row.name.lower())}.json"
 
 
-def _kept(row: Row, seed: int) -> Result | None:
+def _kept(row: Row | ReviewRow, seed: int) -> Result | None:
     """What this row came to under this seed, if it was run."""
     if not _file(row).exists():
         return None
@@ -90,7 +114,7 @@ def _kept(row: Row, seed: int) -> Result | None:
     return result if result.seed == seed else None
 
 
-def _is_done(row: Row, seed: int) -> bool:
+def _is_done(row: Row | ReviewRow, seed: int) -> bool:
     result = _kept(row, seed)
     return result is not None and result.is_clean
 
