@@ -1,6 +1,6 @@
-"""`make test-faults`: every row in full, on one plant for each thing that rows stand on, those of the
-way to Label Studio on a floor of their own. A row that ended well is kept in a file of its own, so
-that a run that was interrupted goes on where it was, and several may run side by side.
+"""`make test-faults`: every row in full, on one plant for each thing that rows stand on, those of
+the way to Label Studio on a floor of their own. A row that ended well is kept in a file of its own,
+so that a run that was interrupted goes on where it was, and several may run side by side.
 
     python -m tests.faults [--seed 1] [--only TEXT] [--times N] [--soak MINUTES] [--afresh]
 """

@@ -18,7 +18,6 @@ SHARE = (  # the others are like one of these, or need what a machine may not ha
     "kill -9 of Postgres",
     "a worker frozen for two leases",
     "connections to the database cut",
-    "COMMITs lost or not answered",
 )
 
 
