@@ -37,6 +37,9 @@ class Beat:
     db: Database
     app: Celery
     stop: threading.Event = field(default_factory=threading.Event)
+    _reaps_from: float = (
+        0.0  # time.monotonic(): before, workers may renew what an outage let run out
+    )
 
     def run(self) -> None:
         """Tick until stopped: at each NOTIFY, once a second, and when a lease runs out."""
@@ -55,10 +58,11 @@ class Beat:
             except (Unavailable, psycopg.Error) as error:
                 logger.warning("beat.database_unavailable", error=str(error))
                 self.stop.wait(TICK_SECONDS)
+                self._reaps_from = time.monotonic() + 2 * self.settings.heartbeat_seconds
 
     def tick(self) -> float:
         """Reap, then publish what is due; returns the seconds until the next tick."""
-        pause = self.reap()
+        pause = self.reap() if time.monotonic() >= self._reaps_from else TICK_SECONDS
         while len(self.publish()) == BATCH and not self.stop.is_set():
             pass
         return pause
