@@ -28,6 +28,7 @@ from typing import Any
 
 import peft
 import torch
+from steer_profile import bounds, shares, show
 from torch import nn
 from transformers import (
     DynamicCache,
@@ -39,8 +40,6 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-
-from steer_profile import bounds, shares, show
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import ModelPair, Request, SteerDecoder, steer_scores
