@@ -2,16 +2,22 @@
 
 from .decoder import SteerDecoder
 from .guidance import steer_scores
+from .lane import RoleName
+from .memory import MemoryPlan, most_slots, plan
 from .model_pair import ModelPair
 from .prompts import join_documents
 from .records import Completion, Request, Trace
 
 __all__ = [
     "Completion",
+    "MemoryPlan",
     "ModelPair",
     "Request",
+    "RoleName",
     "SteerDecoder",
     "Trace",
     "join_documents",
+    "most_slots",
+    "plan",
     "steer_scores",
 ]
