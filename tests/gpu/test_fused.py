@@ -13,8 +13,6 @@ from workers.decoding import Request, SteerDecoder, decoder, fused
 from workers.decoding.guidance import MASKED, Steered, steer
 from workers.decoding.sampling import Noise, draw, noise_keys
 
-from .conftest import Pairs
-
 GUIDANCES = [
     Guidance(gamma=0.2, eta=0.5),
     Guidance(gamma=0, eta=0),
@@ -35,14 +33,11 @@ def streams(vocab: int, rows: int, device: torch.device) -> dict[str, Tensor]:
     logits["expert"][1] = torch.randint(0, 4, (vocab,)).float()
     logits["expert"][3] = 0
     return {
-        role: x.index_fill(1, torch.tensor([0, 1]), MASKED).to(device)
-        for role, x in logits.items()
+        role: x.index_fill(1, torch.tensor([0, 1]), MASKED).to(device) for role, x in logits.items()
     }
 
 
-def reference(
-    logits: dict[str, Tensor], slot: int, flags: int, guidance: Guidance
-) -> Steered:
+def reference(logits: dict[str, Tensor], slot: int, flags: int, guidance: Guidance) -> Steered:
     def row(role: str, bit: int) -> Tensor | None:
         return logits[role][slot : slot + 1] if flags & bit else None
 
@@ -110,9 +105,7 @@ def test_rows_that_are_not_finite_are_told(
     rows = torch.arange(4, device=kernel_device)
     keys = torch.zeros(4, 2, dtype=torch.int32, device=kernel_device)
     noise = Noise(300, kernel_device)
-    said = fused.choose(
-        logits, rows, rows * 0 + 7, keys, noise.tokens, GUIDANCES[0], Sampling()
-    )
+    said = fused.choose(logits, rows, rows * 0 + 7, keys, noise.tokens, GUIDANCES[0], Sampling())
     assert said[:, 8].tolist() == [1, 1, 0, 1]
     unseen = fused.choose(
         logits, rows, rows * 0, keys, noise.tokens, Guidance(gamma=0, eta=0.5), Sampling()
