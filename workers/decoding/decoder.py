@@ -114,6 +114,8 @@ class _Batch:
         self._lanes = _lanes(decoder)
         self._samples: list[_Sample | None] = [None] * decoder._slots
         self._noise = Noise(pair.vocab_size, self._device)
+        shape = (decoder._slots, decoder._sampling.max_new_tokens, 2)
+        self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
         self._kernel = _kernel(self._device, decoder._sampling)
 
@@ -135,6 +137,7 @@ class _Batch:
             self._samples[slot] = _Sample(index, request, roles)
             wanted += [(slot, role, tuple(_context(request, role))) for role in roles]
         if wanted:
+            self._key(sorted({slot for slot, _, _ in wanted}))
             self._open(wanted)
 
     def step(self) -> list[Completion]:
@@ -181,19 +184,19 @@ class _Batch:
         samples = [self._sample(slot) for slot in live]
         if self._kernel is not None:
             return self._choose_fused(self._kernel, live, samples)
-        seeds = torch.tensor([s.request.seed for s in samples], device=self._device)
+        slots = torch.tensor(live, device=self._device)
         positions = torch.tensor([len(s.tokens) for s in samples], device=self._device)
-        noise = self._noise.gumbel(noise_keys(seeds, positions))
+        noise = self._noise.gumbel(self._keys[slots, positions])
         tokens = torch.zeros(len(live), dtype=torch.long, device=self._device)
         healthy = torch.ones(len(live), dtype=torch.bool, device=self._device)
         for group in _by_roles(samples):
-            rows = torch.tensor(group, device=self._device)
-            slots = torch.tensor([live[i] for i in group], device=self._device)
-            steered, ok = self._steer(samples[group[0]].roles, slots)
+            rows = _index(group, len(live), self._device)
+            at = _index([live[i] for i in group], len(self._samples), self._device)
+            steered, ok = self._steer(samples[group[0]].roles, at)
             chosen = draw(steered.scores, self._decoder._sampling, noise[rows])
             tokens[rows], healthy[rows] = chosen, ok
             if self._traces:
-                self._traces.add(slots, positions[rows], steered, chosen, noise[rows])
+                self._traces.add(slots[rows], positions[rows], steered, chosen, noise[rows])
         return tokens.tolist(), healthy.tolist()
 
     def _choose_fused(
@@ -204,15 +207,14 @@ class _Batch:
             live,
             [sum(1 << i for i, r in enumerate(ROLES[1:]) if r in s.roles) for s in samples],
             [len(s.tokens) for s in samples],
-            [s.request.seed for s in samples],
         ]
-        slots, present, positions, seeds = torch.tensor(numbers).to(self._device)
+        slots, present, positions = torch.tensor(numbers).to(self._device)
         logits = {role: x for _, lane in self._lanes for role, x in lane.logits.items()}
         chosen = choose(
             logits,
             slots,
             present,
-            noise_keys(seeds, positions),
+            self._keys[slots, positions],
             self._noise.tokens,
             self._decoder._guidance,
             self._decoder._sampling,
@@ -222,9 +224,9 @@ class _Batch:
         tokens, healthy = chosen[:, [0, 8]].int().T.tolist()
         return tokens, list(map(bool, healthy))
 
-    def _steer(self, roles: Sequence[RoleName], slots: Tensor) -> tuple[Steered, Tensor]:
+    def _steer(self, roles: Sequence[RoleName], at: Tensor | slice) -> tuple[Steered, Tensor]:
         logits = {
-            role: lane.logits[role][slots]
+            role: lane.logits[role][at]
             for names, lane in self._lanes
             for role in names
             if role in roles
@@ -238,6 +240,13 @@ class _Batch:
             logits.get("center"),
         )
         return steered, torch.stack(finite).all(dim=0)
+
+    @torch.inference_mode()
+    def _key(self, slots: list[int]) -> None:
+        """The keys of all draws of the samples that start in these slots."""
+        seeds = torch.tensor([self._sample(slot).request.seed for slot in slots])
+        keys = noise_keys(seeds[:, None], torch.arange(self._keys.shape[1]))
+        self._keys[slots] = keys.to(self._device)
 
     @torch.inference_mode()
     def _open(self, wanted: Sequence[tuple[int, RoleName, tuple[int, ...]]]) -> None:
@@ -356,6 +365,12 @@ def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
     for i, sample in enumerate(samples):
         groups.setdefault(sample.roles, []).append(i)
     return list(groups.values())
+
+
+def _index(places: Sequence[int], count: int, device: torch.device) -> Tensor | slice:
+    """What selects these places of `count`: a slice, which copies nothing, when it is all."""
+    whole = len(places) == count and all(i == place for i, place in enumerate(places))
+    return slice(count) if whole else torch.tensor(places, device=device)
 
 
 def _not_finite(sample: _Sample) -> NumericalError:
