@@ -2,6 +2,8 @@
 
 from .decoder import SteerDecoder
 from .guidance import MASKED, steer_scores
+from .lane import RoleName
+from .memory import MemoryPlan, most_slots, plan
 from .model_pair import ModelPair
 from .prompts import join_documents
 from .records import Completion, Request, Trace
@@ -9,10 +11,14 @@ from .records import Completion, Request, Trace
 __all__ = [
     "MASKED",
     "Completion",
+    "MemoryPlan",
     "ModelPair",
     "Request",
+    "RoleName",
     "SteerDecoder",
     "Trace",
     "join_documents",
+    "most_slots",
+    "plan",
     "steer_scores",
 ]

@@ -156,6 +156,10 @@ class Role:
         ]
         self._vacant.sort()
 
+    def clear(self) -> None:
+        """End all rows and drop all contexts; the buffers stay."""
+        self._rows, self._vacant, self._contexts, self._latest = [], [], [], ()
+
     def _settle(self) -> None:
         """Move the last rows to the places that are still vacant."""
         while self._vacant:

@@ -90,6 +90,12 @@ class Lane:
             lambda integers: self._step(shapes, integers),
         )
 
+    def clear(self) -> None:
+        """End all rows and drop all contexts; buffers and recorded steps stay."""
+        self._last.clear()
+        for role in self._roles.values():
+            role.clear()
+
     def close(self, slots: set[int]) -> None:
         """End all rows of these slots."""
         for role in self._roles.values():

@@ -51,11 +51,11 @@ class Noise:
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
-        self._tokens = _mix(_to_int32(tokens * 0x9E3779B9))
+        self.tokens = _mix(_to_int32(tokens * 0x9E3779B9))
 
     def gumbel(self, keys: Tensor) -> Tensor:
         """(B, 2) int32 keys from `noise_keys` to (B, V) float32 noise."""
-        bits = _mix(_mix(self._tokens ^ keys[:, :1]).add_(keys[:, 1:]))
+        bits = _mix(_mix(self.tokens ^ keys[:, :1]).add_(keys[:, 1:]))
         return _gumbel(bits)
 
 

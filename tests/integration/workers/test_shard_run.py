@@ -304,7 +304,7 @@ def test_a_row_of_nonsense_numbers_is_a_failure_and_the_others_are_made(
     def spoiled(self: Any, roles: Any, slots: torch.Tensor) -> Any:
         for slot in slots.tolist():
             if self._sample(slot).request.seed == bad and len(self._sample(slot).tokens) == 3:
-                self._logits["expert"][slot] = float("nan")
+                self._lanes[0][1].logits["expert"][slot] = float("nan")
         return steer(self, roles, slots)
 
     monkeypatch.setattr(_Batch, "_steer", spoiled)
