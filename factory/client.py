@@ -272,7 +272,8 @@ class Client:
         return list(self._http.get(f"/samples/{_part(sample_id)}/neighbors", {"k": k})["items"])
 
     def replay(self, sample_id: str) -> Json:
-        """Make a sample again: `{identical, text, expected, first_difference}`.
+        """Make a sample again: `{identical, text, expected, first_difference}`, the last null
+        or `{position, expected, made, expected_score, made_score}`: two tokens and their scores.
 
         Waits for a worker.
         """

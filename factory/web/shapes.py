@@ -342,11 +342,14 @@ class Request(Shape):
 
 
 class Difference(Shape):
-    """Where two token sequences part."""
+    """Where two token sequences part. Scores are those of guidance, before temperature and
+    noise, in nats; null for a token that is not there, or not plausible any more."""
 
     position: int
     expected: str | None
     made: str | None
+    expected_score: float | None = None
+    made_score: float | None = None
 
 
 class Replay(Shape):

@@ -1,7 +1,7 @@
 """STEER decoding: torch only. Knows token ids, not text, jobs or tables."""
 
 from .decoder import SteerDecoder
-from .guidance import steer_scores
+from .guidance import MASKED, steer_scores
 from .lane import RoleName
 from .memory import MemoryPlan, most_slots, plan
 from .model_pair import ModelPair
@@ -9,6 +9,7 @@ from .prompts import join_documents
 from .records import Completion, Request, Trace
 
 __all__ = [
+    "MASKED",
     "Completion",
     "MemoryPlan",
     "ModelPair",

@@ -10,7 +10,7 @@ knows token ids only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 
 import torch
@@ -83,6 +83,21 @@ class SteerDecoder:
                 return
             yield from batch.step()
 
+    @torch.inference_mode()
+    def scores_after(self, request: Request, tokens: Sequence[int]) -> Tensor:
+        """(V,) float32 scores, before temperature, of what may follow these tokens of a sample;
+        MASKED: not plausible. Raises PromptError as `run` does."""
+        longer = replace(
+            request,
+            prompt_ids=(*request.prompt_ids, *tokens),
+            negative_ids=_longer(request.negative_ids, tokens),
+            center_ids=_longer(request.center_ids, tokens),
+        )
+        one = SteerDecoder(self._pair, self._guidance, Sampling(max_new_tokens=1), slots=1)
+        batch = _Batch(one)
+        batch.admit(iter([(0, longer)]))
+        return batch.scores(0)
+
     def roles(self, request: Request) -> tuple[RoleName, ...]:
         """The streams that a request needs; those with weight 0 are left out."""
         guidance = self._guidance
@@ -118,6 +133,11 @@ class _Batch:
         self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
         self._kernel = _kernel(self._device, decoder._sampling)
+
+    def scores(self, slot: int) -> Tensor:
+        """(V,) of a slot's next token."""
+        at = torch.tensor([slot], device=self._device)
+        return self._steer(self._sample(slot).roles, at)[0].scores[0]
 
     @property
     def is_empty(self) -> bool:
@@ -357,6 +377,10 @@ def _context(request: Request, role: RoleName) -> Sequence[int]:
     if role == "negative":
         return request.negative_ids
     return request.center_ids if role == "center" else request.prompt_ids
+
+
+def _longer(context: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
+    return (*context, *tokens) if len(context) > 0 else ()
 
 
 def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
