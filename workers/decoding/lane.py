@@ -68,9 +68,8 @@ class Lane:
             self._prefill(chunk)
         for name, role in self._roles.items():
             mine = [(slot, ids) for slot, of, ids in wanted if of == name]
-            for slot, ids in mine:
-                role.open(slot, ids)
             if mine:
+                role.open(mine)
                 last = torch.stack([self._last[name, ids] for _, ids in mine])
                 self._keep(name, torch.tensor([slot for slot, _ in mine]), last)
 
