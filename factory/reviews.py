@@ -8,6 +8,7 @@ accept → accepted, reject → rejected, fix → fixed (and a corrected sample 
 import hashlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,9 +18,10 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from factory import outbox
+from factory import outbox, tallies
 from factory.ids import new_id
 from factory.tables import Dataset, Push, Review, Sample, WebhookEvent
+from factory.tallies import Counted
 
 VERDICTS = ("accept", "reject", "fix")
 REASONS = ("incoherent", "off_topic", "duplicate", "memorised", "unsafe", "other")
@@ -280,40 +282,34 @@ def of_sample(session: Session, sample_id: uuid.UUID) -> Sequence[Review]:
 
 def stats(session: Session, dataset_id: uuid.UUID) -> dict[str, Any]:
     """Counts of pushes, verdicts and reasons of a dataset."""
-    live = (
-        select(Review)
-        .join(Sample, Sample.id == Review.sample_id)
-        .where(Sample.dataset_id == dataset_id, Review.deleted_at.is_(None))
-        .subquery()
-    )
-    verdicts = session.execute(select(live.c.verdict, func.count()).group_by(live.c.verdict))
-    reason = func.unnest(live.c.reasons).label("reason")
-    reasons = session.execute(select(reason, func.count()).group_by(reason))
-    owed, pushed = session.execute(
-        select(func.count(), func.count(Push.task_id)).where(Push.dataset_id == dataset_id)
-    ).one()
-    reviewed = session.scalar(select(func.count(func.distinct(live.c.sample_id))))
+    live = tallies.read(session, "review", [dataset_id])
+    pushes = tallies.by(tallies.read(session, "push", [dataset_id]), "pushed")
+    states = tallies.by(_synthetic(session, dataset_id), "state")
+    reasons: Counter[str] = Counter()
+    for each in live:
+        reasons.update(dict.fromkeys(each.facts["reasons"], each.number))
     return {
-        "waiting": owed - pushed,
-        "pushed": pushed,
-        "reviewed": reviewed or 0,
-        "verdicts": dict.fromkeys(VERDICTS, 0) | dict(verdicts.tuples().all()),
-        "reasons": dict.fromkeys(REASONS, 0) | dict(reasons.tuples().all()),
+        "waiting": pushes.get(False, 0),
+        "pushed": pushes.get(True, 0),
+        "reviewed": sum(states.get(state, 0) for state in STATE_OF.values()),
+        "verdicts": dict.fromkeys(VERDICTS, 0) | tallies.by(live, "verdict"),
+        "reasons": dict.fromkeys(REASONS, 0) | reasons,
     }
 
 
 def outcomes(session: Session, dataset_id: uuid.UUID) -> dict[str, dict[str, Any]]:
     """What became of generated samples: those made with feedback (`guided`) and without it
     (`audit`). `reject_rate` is the share of rejected ones among those with a verdict."""
-    statement = (
-        select(Sample.audit, Sample.state, func.count())
-        .where(Sample.dataset_id == dataset_id, Sample.origin == "synthetic")
-        .group_by(Sample.audit, Sample.state)
-    )
     counted: dict[bool, dict[str, int]] = {False: {}, True: {}}
-    for audit, state, number in session.execute(statement):
+    made = tallies.by(_synthetic(session, dataset_id), "audit", "state")
+    for (audit, state), number in made.items():
         counted[audit][state] = number
     return {"guided": _outcome(counted[False]), "audit": _outcome(counted[True])}
+
+
+def _synthetic(session: Session, dataset_id: uuid.UUID) -> list[Counted]:
+    counted = tallies.read(session, "sample", [dataset_id])
+    return [each for each in counted if each.facts["origin"] == "synthetic"]
 
 
 def _outcome(states: Mapping[str, int]) -> dict[str, Any]:

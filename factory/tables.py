@@ -299,6 +299,19 @@ class Review(Base):
     deleted_at: Mapped[datetime | None]
 
 
+class Tally(Base):
+    """A change of how many rows there are, written by triggers: see `factory.tallies`."""
+
+    __tablename__ = "tallies"
+    __table_args__ = (Index(None, "subject", "dataset_id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
+    subject: Mapped[str]  # sample, push or review
+    facts: Mapped[dict[str, Any]]
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
 class WebhookEvent(Base):
     """What Label Studio told us, stored before we answer. A hint: the annotation is re-fetched."""
 

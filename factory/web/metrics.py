@@ -1,6 +1,6 @@
 """Prometheus metrics: requests of this process, and counts from the database."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -9,11 +9,11 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from factory import degraded, pushes
+from factory import degraded, pushes, tallies
 from factory.db import Database
 from factory.errors import Unavailable
 from factory.settings import Settings
-from factory.tables import Job, Outbox, Sample
+from factory.tables import Job, Outbox
 
 
 class Metrics:
@@ -55,8 +55,8 @@ class _Stored(Collector):
         try:
             with self.db.transaction() as session:
                 families = [
-                    _by_state(session, Job),
-                    _by_state(session, Sample),
+                    _jobs(session),
+                    _samples(session),
                     *_owed(session),
                     *_degraded(session, self.settings),
                 ]
@@ -67,11 +67,19 @@ class _Stored(Collector):
         yield from families
 
 
-def _by_state(session: Session, table: type[Job] | type[Sample]) -> GaugeMetricFamily:
-    name = table.__tablename__
+def _jobs(session: Session) -> GaugeMetricFamily:
+    counted = session.execute(select(Job.state, func.count()).group_by(Job.state))
+    return _by_state("jobs", dict(counted.tuples().all()))
+
+
+def _samples(session: Session) -> GaugeMetricFamily:
+    return _by_state("samples", tallies.by(tallies.read(session, "sample"), "state"))
+
+
+def _by_state(name: str, numbers: Mapping[str, int]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(f"factory_{name}", f"How many {name} there are", labels=["state"])
-    for state, count in session.execute(select(table.state, func.count()).group_by(table.state)):
-        family.add_metric([state], count)
+    for state, number in numbers.items():
+        family.add_metric([state], number)
     return family
 
 

@@ -200,7 +200,7 @@ def forged_events(floor: Floor, rng: random.Random) -> Made:
     before = len(fresh.events()), len(floor.proxy.seen)
     for number in range(20):
         forged = {**event, "action": f"FORGED_{number}"}
-        secret = rng.choice(("", "Bearer ", f"Bearer {rng.random()}", f"Bearer {TOKEN}"))
+        secret = rng.choice(("", "Bearer", f"Bearer {rng.random()}", f"Bearer {TOKEN}"))
         assert floor.tell(forged, secret).status_code == 401
     assert floor.tell({**event, "more": "x" * 2_000_000}).status_code == 413
     time.sleep(1)
