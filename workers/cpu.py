@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from factory import circuits, log, outbox, reviews
+from factory import circuits, log, outbox, pushes, reviews
 from factory.circuits import LABEL_STUDIO
 from factory.errors import FactoryError, HeldBack, Unavailable
 from workers import embedding, process, reviewer
@@ -83,7 +83,7 @@ class CpuWorker:
             raise
         except FactoryError as error:
             said = error.detail
-            database.retrying(lambda s: reviews.note_push_error(s, dataset_id, said))
+            database.retrying(lambda s: pushes.note_error(s, dataset_id, said))
             raise
 
     def _reconcile(self, dataset_id: uuid.UUID) -> None:

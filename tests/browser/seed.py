@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, requests, reviews, samples, shards, tokens
+from factory import datasets, jobs, pushes, requests, reviews, samples, shards, tokens
 from factory.db import Database
 from factory.local.demo import corpus, grammar
 from factory.metrics import NAMES
@@ -197,7 +197,7 @@ def _review(session: Session, rng: random.Random, dataset: Dataset, job: Job) ->
     pushed = session.scalars(
         select(Push).join(Sample, Sample.id == Push.sample_id).where(Sample.job_id == job.id)
     ).all()
-    reviews.mark_pushed(session, 1, {p.sample_id: n for n, p in enumerate(pushed, start=1)})
+    pushes.mark_pushed(session, 1, {p.sample_id: n for n, p in enumerate(pushed, start=1)})
     for number, push in enumerate(pushed[:100], start=1):
         reviews.apply(session, push.sample_id, _verdict(session, rng, push.sample_id, number))
 
