@@ -197,7 +197,7 @@ def embed(dataset_id: str) -> None:
     cpu.embed(uuid.UUID(dataset_id))
 
 
-@worker.task(outbox.MEASURE)
+@worker.shard_task(outbox.MEASURE, Evaluator.kind)
 def run_shard(shard_id: str) -> None:
     """Measure samples."""
     cpu.run_shard(uuid.UUID(shard_id))

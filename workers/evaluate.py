@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from factory import __version__, samples, shards
+from factory import __version__, outbox, samples, shards
 from factory.errors import Invalid
 from factory.spec import EvaluateSpec, job_spec
 from factory.tables import Job, Sample
@@ -27,6 +27,7 @@ class Evaluator(ShardWorker):
     """Works on the shards of evaluate jobs. `embedder` loads the embedding model."""
 
     kind = "cpu"
+    task = outbox.MEASURE
 
     embedder: Callable[[], Embedder] = field(kw_only=True)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from sqlalchemy.orm import Session
 
-from factory import log
+from factory import log, outbox
 from factory.errors import ModelError, TryAgain
 from factory.samples import MadeBy
 from factory.shards import Lease
@@ -33,6 +33,7 @@ class GpuWorker(ShardWorker):
     """One device's worker: its models, and what it is asked to do."""
 
     kind = "gpu"
+    task = outbox.RUN_SHARD
 
     def __post_init__(self) -> None:
         self._slots: dict[str, int] = {}  # of pairs for which what was tried was too many
@@ -40,10 +41,10 @@ class GpuWorker(ShardWorker):
         self.pairs = PairCache(self.settings, self.database)
         self.desk = Desk(self.database, self.pairs, self.settings.stall_seconds)
 
-    def run_shard(self, shard_id: uuid.UUID) -> None:
+    def _run_to_end(self, shard_id: uuid.UUID) -> None:
         """Answer who waits, then work on the shard."""
         self.desk.serve_all()
-        super().run_shard(shard_id)
+        super()._run_to_end(shard_id)
 
     def _attempt(self, lease: Lease) -> bool:
         again = super()._attempt(lease)

@@ -78,20 +78,7 @@ class TrainRun:
 
     def _samples(self) -> tuple[str, list[str]]:
         """The dataset's prompt, and the texts that stand for it: real ones and corrections."""
-        with self.database.transaction() as session:
-            dataset = session.scalars(
-                select(Dataset).where(Dataset.name == self.spec.dataset)
-            ).one()
-            texts = (
-                select(Sample.text)
-                .where(
-                    Sample.dataset_id == dataset.id,
-                    Sample.origin.in_(("real", "corrected")),
-                    Sample.state == "accepted",
-                )
-                .order_by(Sample.id)
-            )
-            return dataset.prompt, list(session.scalars(texts))
+        return self.database.retrying(lambda session: _material(session, self.spec.dataset))
 
     def _note(self, before: int, planned: int) -> Callable[[int, int, float], None]:
         def note(done: int, total: int, loss: float) -> None:
@@ -128,6 +115,20 @@ class TrainRun:
     @property
     def _folder(self) -> Path:
         return self.settings.models_dir / self.spec.model
+
+
+def _material(session: Session, name: str) -> tuple[str, list[str]]:
+    dataset = session.scalars(select(Dataset).where(Dataset.name == name)).one()
+    texts = (
+        select(Sample.text)
+        .where(
+            Sample.dataset_id == dataset.id,
+            Sample.origin.in_(("real", "corrected")),
+            Sample.state == "accepted",
+        )
+        .order_by(Sample.id)
+    )
+    return dataset.prompt, list(session.scalars(texts))
 
 
 def _result(pair: ModelPair, expert: Trained) -> dict[str, Any]:
