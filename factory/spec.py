@@ -27,13 +27,40 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Source = Literal["real", "synthetic", "rejected"]
 SampleState = Literal["generated", "filtered", "in_review", "accepted", "rejected", "fixed"]
 
-# arXiv 2308.07645: the published settings
-PRESETS: dict[str, dict[str, Any]] = {
+Preset = Literal[
+    "default",
+    "paper",
+    "plain",
+    "temperature",
+    "nucleus",
+    "min-p",
+    "typical",
+    "alpha-mask",
+    "contrastive",
+    "cfg",
+]
+UNGUIDED = {"rule": "steer", "gamma": 0.0, "eta": 0.0, "alpha": 0.0, "nucleus": 1.0}
+# The published settings of the paper, and what people compare it with. Where a paper gives a
+# range, its recommended value.
+PRESETS: dict[Preset, dict[str, Any]] = {
     "default": {},
-    "paper": {
+    "paper": {  # O'Neill et al., arXiv 2308.07645
         "guidance": {"rule": "paper", "gamma": 0.2, "eta": 0.2},
         "sampling": {"top_k": 10},
         "negatives": {"count": 5, "sources": {"real": 1, "synthetic": 1}, "center": False},
+    },
+    "plain": {"guidance": UNGUIDED},
+    "temperature": {"guidance": UNGUIDED, "sampling": {"temperature": 0.7}},
+    "nucleus": {"guidance": UNGUIDED, "sampling": {"top_p": 0.95}},  # arXiv 1904.09751
+    "min-p": {"guidance": UNGUIDED, "sampling": {"min_p": 0.1}},  # arXiv 2407.01082
+    "typical": {"guidance": UNGUIDED, "sampling": {"typical_p": 0.95}},  # arXiv 2202.00666
+    "alpha-mask": {"guidance": {**UNGUIDED, "alpha": 0.1}},  # arXiv 2210.15097, the mask alone
+    "contrastive": {  # arXiv 2210.15097
+        "guidance": {**UNGUIDED, "rule": "contrastive", "gamma": 1.0, "alpha": 0.1}
+    },
+    "cfg": {  # arXiv 2306.17806, guidance scale 1.5
+        "guidance": {**UNGUIDED, "eta": 0.5},
+        "negatives": {"center": False},
     },
 }
 
@@ -64,7 +91,7 @@ class GuidanceSpec(_Spec):
     )
     alpha: Share = Field(0.0, description="Plausibility floor (α): share of the best token's p")
     nucleus: float | None = Field(
-        None, gt=0, le=1, description="Plausible mass; default .95, or 1 with rule 'paper'"
+        None, gt=0, le=1, description="Plausible mass; default .95 with rule 'steer', else 1"
     )
 
     @model_validator(mode="after")
@@ -90,6 +117,7 @@ class SamplingSpec(_Spec):
     top_k: int = Field(0, ge=g.TOP_K_BOUNDS[0], le=g.TOP_K_BOUNDS[1])
     top_p: float = Field(1.0, gt=0, le=1)
     min_p: Share = 0.0
+    typical_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(80, ge=g.NEW_TOKENS_BOUNDS[0], le=g.NEW_TOKENS_BOUNDS[1])
     stop: Annotated[tuple[StopString, ...], BeforeValidator(_as_tuple)] = Field(
         ("\n",), max_length=8, description="A text ends before the first of these"
@@ -102,6 +130,7 @@ class SamplingSpec(_Spec):
             top_k=self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
+            typical_p=self.typical_p,
             max_new_tokens=self.max_new_tokens,
         )
 
@@ -134,7 +163,7 @@ class GenerateSpec(_Spec):
     count: int = Field(ge=1, le=1_000_000, description="Samples to make")
     seed: int = Field(default_factory=lambda: secrets.randbelow(MAX_SEED + 1), ge=0, le=MAX_SEED)
     prompt: str | None = Field(None, max_length=100_000, description="Default: the dataset's")
-    preset: Literal["default", "paper"] = "default"
+    preset: Preset = "default"
     guidance: GuidanceSpec = GuidanceSpec()
     negatives: NegativesSpec = NegativesSpec()
     sampling: SamplingSpec = SamplingSpec()
@@ -149,7 +178,7 @@ class GenerateSpec(_Spec):
         if not isinstance(data, dict):
             return data
         preset = data.get("preset", "default")
-        defaults = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+        defaults = PRESETS[preset] if preset in get_args(Preset) else {}
         return {**data, **{k: _merged(v, data[k]) if k in data else v for k, v in defaults.items()}}
 
 

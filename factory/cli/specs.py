@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 import yaml
 from pydantic import ValidationError
 
 from factory.errors import FieldError, Invalid
+from factory.guidance import Rule
 from factory.spec import KINDS, PRESETS, job_spec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -22,7 +23,7 @@ OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     ("--seed", "seed", int, "Same seed, same noise."),
     ("--prompt", "prompt", str, "Instead of the dataset's."),
     ("--preset", "preset", click.Choice(list(PRESETS)), "Settings to start from."),
-    ("--rule", "guidance.rule", click.Choice(("steer", "paper")), "How streams are combined."),
+    ("--rule", "guidance.rule", click.Choice(get_args(Rule)), "How streams are combined."),
     ("--gamma", "guidance.gamma", float, "Follow the expert (γ)."),
     ("--eta", "guidance.eta", float, "Avoid what exists (η)."),
     ("--alpha", "guidance.alpha", float, "Plausibility floor (α)."),
@@ -39,6 +40,7 @@ OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     ("--top-k", "sampling.top_k", int, "0: all."),
     ("--top-p", "sampling.top_p", float, "1: all."),
     ("--min-p", "sampling.min_p", float, "0: all."),
+    ("--typical-p", "sampling.typical_p", float, "1: all."),
     ("--max-new-tokens", "sampling.max_new_tokens", int, "Length of a sample, at most."),
     ("--audit", "audit", float, "Share made without feedback."),
     ("--shard-size", "shard_size", int, "Samples in one slice of work."),
