@@ -22,6 +22,7 @@ OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     ("--count", "count", int, "Samples to make."),
     ("--seed", "seed", int, "Same seed, same noise."),
     ("--prompt", "prompt", str, "Instead of the dataset's."),
+    ("--label", "label", str, "That the samples carry."),
     ("--preset", "preset", click.Choice(list(PRESETS)), "Settings to start from."),
     ("--rule", "guidance.rule", click.Choice(get_args(Rule)), "How streams are combined."),
     ("--gamma", "guidance.gamma", float, "Follow the expert (γ)."),
@@ -74,10 +75,15 @@ def gathered(file: str | None, options: Mapping[str, Any], assignments: tuple[st
         value = options[_parameter(option)]
         if value is not None:
             _put(spec, field, value)
+    return checked(assigned(spec, assignments))
+
+
+def assigned(spec: Spec, assignments: tuple[str, ...]) -> Spec:
+    """The spec after each `FIELD=VALUE`, the value as YAML."""
     for assignment in assignments:
         field, _, value = assignment.partition("=")
         _put(spec, field.strip(), _yaml(value, f"--set {field}"))
-    return checked(spec)
+    return spec
 
 
 def checked(spec: Spec) -> Spec:

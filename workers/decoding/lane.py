@@ -33,7 +33,7 @@ class Lane:
         """rows, columns: of each role at most, and how many tokens a row generates at most.
         expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None."""
         self._model = model
-        self._device = _input_device(model)
+        self._device = input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
         self._roles: dict[RoleName, Role] = {name: Role(rows, columns) for name in roles}
         self._last: dict[tuple[RoleName, Ids], Tensor] = {}
@@ -143,7 +143,8 @@ class _Stacked:
         return torch.cat(out)
 
 
-def _input_device(model: PreTrainedModel) -> torch.device:
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes its ids."""
     weight: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     return weight.device
 
