@@ -107,6 +107,11 @@ class Sampling:
             "must be a whole number between 1 and 32768",
         )
 
+    @property
+    def filters(self) -> bool:
+        """Whether any token is left out beside the masked ones."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.typical_p < 1
+
 
 def _check(holds: bool, field: str, reason: str) -> None:
     if not holds:
