@@ -10,13 +10,14 @@ from factory import log, outbox
 from factory.errors import ModelError, TryAgain
 from factory.samples import MadeBy
 from factory.shards import Lease
-from factory.spec import GenerateSpec, TrainSpec, job_spec
+from factory.spec import GenerateSpec, ProbeSpec, TrainSpec, job_spec
 from factory.tables import Job, ModelPair
 from workers import layout
 from workers.generate import Composer, ShardRun
 from workers.interactive import Desk
 from workers.leases import Hold
 from workers.pairs import LoadedPair, PairCache, device_of, free_bytes, software
+from workers.probe import ProbeRun
 from workers.shard_worker import ShardWorker
 from workers.train import TrainRun
 
@@ -64,6 +65,11 @@ class GpuWorker(ShardWorker):
         if isinstance(spec, GenerateSpec):
             assert model is not None, "a generate job names a model"  # noqa: S101
             self._generate(hold, job, spec, model)
+        elif isinstance(spec, ProbeSpec):
+            assert model is not None, "a probe job names a model"  # noqa: S101
+            pair = self.pairs.load(model)
+            self._begin(hold.lease, {"layout": layout.NAME, **pair.environment(1)})
+            ProbeRun(self.database, hold, job.id, spec, pair).run()
         elif isinstance(spec, TrainSpec):
             device = device_of(self.settings)
             self.pairs.free_memory()
@@ -76,7 +82,7 @@ class GpuWorker(ShardWorker):
         slots = self._slots.get(model.name) or self._wanted_slots(job, spec, pair)
         made_on = pair.environment(slots)
         attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on})
-        by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id)
+        by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id, spec.label)
         try:
             ShardRun(self.database, self.settings, hold, spec, pair, by, slots).run()
         except torch.OutOfMemoryError as error:
