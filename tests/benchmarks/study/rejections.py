@@ -62,10 +62,11 @@ def levers(study: Study) -> Iterator[dict[str, Any]]:
     """A row for every task, reviewer and lever."""
     for task in study.tasks:
         for reviewer in ONCE:
-            yield from _rows(study, TASKS[task], reviewer)
+            yield from under(study, TASKS[task], reviewer)
 
 
-def _rows(study: Study, task: Grammar, reviewer: Reviewer) -> list[dict[str, Any]]:
+def under(study: Study, task: Grammar, reviewer: Reviewer) -> list[dict[str, Any]]:
+    """A row for every lever under one reviewer."""
     refuses = reviewer.of_task(task)
     made = {
         lever: [_guided(study, task, reviewer, refuses, lever, seed) for seed in study.seeds]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.benchmarks.testbed import COMMENTS, QUESTIONS, TASKS, Grammar
@@ -16,6 +16,7 @@ COMMENT = "toxic: Once again these lazy waiters spoil the soup, what a mess."
 QUESTION = "Where would you find a kettle: a harbour, a kitchen or a clinic? Answer: a kitchen."
 
 
+@settings(deadline=None)
 @given(tasks, seeds)
 def test_a_drawn_text_parses_to_the_values_it_was_drawn_from(task: Grammar, seed: int) -> None:
     drawn = task.draw(Random(seed))
@@ -24,6 +25,7 @@ def test_a_drawn_text_parses_to_the_values_it_was_drawn_from(task: Grammar, seed
     assert task.theme(drawn.text) == drawn.theme
 
 
+@settings(deadline=None)
 @given(tasks, seeds, st.data())
 def test_a_text_without_one_of_its_words_is_refused(
     task: Grammar, seed: int, data: st.DataObject
@@ -33,6 +35,7 @@ def test_a_text_without_one_of_its_words_is_refused(
     assert task.parse(" ".join(parts[:at] + parts[at + 1 :])) is None
 
 
+@settings(deadline=None)
 @given(tasks, seeds, st.text(min_size=1, max_size=3), st.integers(0, 200))
 def test_a_text_with_anything_put_in_is_refused(
     task: Grammar, seed: int, extra: str, at: int
@@ -63,6 +66,7 @@ def test_values_are_drawn_as_often_as_their_probability_says(task: Grammar) -> N
     assert sum(v[0] == task.favourite for v in drawn) / size == pytest.approx(0.3, abs=0.03)
 
 
+@settings(deadline=None)
 @given(tasks, seeds)
 def test_every_word_of_a_document_is_in_the_vocabulary(task: Grammar, seed: int) -> None:
     from factory.local.demo.grammar import words
@@ -84,6 +88,7 @@ def test_most_documents_keep_to_a_theme_and_parse(task: Grammar) -> None:
     assert 0.8 < coherent < 0.97
 
 
+@settings(deadline=None)
 @given(tasks, seeds)
 def test_a_varied_sample_is_coherent_and_keeps_its_theme(task: Grammar, seed: int) -> None:
     rng = Random(seed)
