@@ -15,7 +15,8 @@ DEV := .venv/.installed-dev
 SAYS := 1>&2
 QUIETER := sed -u -E '/^(Requirement|Looking|Processing|WARNING: Location|  )/d; s/^(.{88}).{9,}/\1 …/; s/^/[factory] /'
 
-.PHONY: help demo up test test-faults lint format bench study clean install install-dev chromium
+.PHONY: help demo up test test-faults lint format bench bench-dashboard study clean install \
+	install-dev chromium
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +46,9 @@ format: $(DEV)  ## Put the code in shape
 
 bench: $(DEV)  ## Speed of the engine beside its baselines, on this machine
 	@exec $(BIN)/python tests/benchmarks/steer_speed.py
+
+bench-dashboard: $(DEV)  ## Server time of every page with a million samples in the database
+	@exec $(BIN)/python -m tests.benchmarks.dashboard_speed
 
 study: $(DEV)  ## Compare rules and feedback levers where every sample can be judged (up to 90 minutes)
 	@exec $(BIN)/python -m tests.benchmarks.study
