@@ -6,7 +6,7 @@ from typing import Any
 
 from factory.guidance import Guidance
 from tests.benchmarks.study.beds import Setting, real_samples
-from tests.benchmarks.study.levers import ETA, LEVERS, Case, Reviewed, unguided
+from tests.benchmarks.study.levers import LEVERS, Case, Reviewed, unguided
 from tests.benchmarks.study.measures import distinct3, marks, share
 from tests.benchmarks.study.reviewers import ONCE, Refuses, Reviewer
 from tests.benchmarks.study.study import Study
@@ -14,41 +14,47 @@ from tests.benchmarks.testbed import TASKS, Grammar
 
 REJECTED = 3
 REVIEWED_NOISE, GUIDED_NOISE = 3_000, 4_000
-NEEDED = 10.0  # times that three rejections must cut a theme's share
+ETAS = (1.0, 2.0)
 
 
 def three_rejections(study: Study) -> Iterator[dict[str, Any]]:
     """For each task the favourite theme's share without and with three rejected samples of it."""
     for task in study.tasks:
-        yield _three(study, TASKS[task])
+        for eta in ETAS:
+            yield _three(study, TASKS[task], eta)
 
 
-def _three(study: Study, task: Grammar) -> dict[str, Any]:
-    before, after = [], []
-    for seed in study.seeds:
-        count = study.sizes.samples
-        plain = study.texts(task, "well fit", seed, count, GUIDED_NOISE + seed, Setting())
-        before.append([task.theme(text) == task.favourite for text in plain])
-        guided = _away_from_three(study, task, seed)
-        after.append([task.theme(text) == task.favourite for text in guided])
-    without, with_three = share(before), share(after)
+def _three(study: Study, task: Grammar, eta: float) -> dict[str, Any]:
+    count = study.sizes.samples
+    plain = [
+        study.texts(task, "well fit", seed, count, GUIDED_NOISE + seed, Setting())
+        for seed in study.seeds
+    ]
+    guided = [_away_from_three(study, task, seed, eta) for seed in study.seeds]
+    before, after = (
+        share([[task.theme(text) == task.favourite for text in texts] for texts in sets])
+        for sets in (plain, guided)
+    )
     return {
         "task": task.name,
         "theme": task.favourite,
-        "without": without.as_json(),
-        "with_three": with_three.as_json(),
-        "at_least": round(without.low / with_three.high, 1),
-        "times": round(without.value / with_three.value, 1) if with_three.value else None,
+        "eta": eta,
+        "without": before.as_json(),
+        "with_three": after.as_json(),
+        "times": round(before.value / after.value, 1) if after.value else None,
+        "at_least": round(before.low / after.high, 1),
+        "coherence": share([marks(task, texts, ()).coherent for texts in guided]).as_json(),
     }
 
 
-def _away_from_three(study: Study, task: Grammar, seed: int) -> list[str]:
+def _away_from_three(study: Study, task: Grammar, seed: int, eta: float) -> list[str]:
     """Texts made with three rejected samples of the theme in the negative prompt."""
     sizes = study.sizes
     first = study.texts(task, "well fit", seed, 3 * sizes.reviews, REVIEWED_NOISE + seed, Setting())
     rejected = [text for text in first if task.theme(text) == task.favourite][:REJECTED]
-    setting = Setting(Guidance(eta=ETA), pick=lambda rng, made: (rejected, ()))
-    key = study.key(task, "well fit", seed) | {"three": rejected, "count": sizes.samples}
+    setting = Setting(Guidance(eta=eta), pick=lambda rng, made: (rejected, ()))
+    key = study.key(task, "well fit", seed)
+    key |= {"three": rejected, "eta": eta, "count": sizes.samples}
     made: list[str] = study.store.get(
         key,
         lambda: study.bed(task, "well fit", seed).texts(

@@ -21,8 +21,11 @@ def markdown(result: Result) -> str:
         "unseen sample: its three nearest real samples, or the sample itself.",
         _table(result["context"], "task", "model", "nearest", "itself"),
         "## Three rejections\n\nThe favourite theme's share, without and with three rejected "
-        "samples of it as negatives (η = 1).",
-        _table(result["three"], "task", "theme", "without", "with_three", "times", "at_least"),
+        "samples of it as negatives.",
+        _table(
+            result["three"],
+            *("task", "theme", "eta", "without", "with_three", "times", "at_least", "coherence"),
+        ),
         "## Rules\n\nEach tuned for yield on another expert; distinct-3 at one size; AUROC of a "
         "classifier against real samples that no model has seen (.5: cannot tell).",
         _table(
@@ -89,8 +92,11 @@ def _three_in_short(result: Result) -> str:
     heads = {
         "task": "task",
         "gain": "nats a token that nearest samples add",
+        "eta": "η",
         "without": "theme's share",
         "with_three": "with three rejections",
+        "times": "times less",
+        "coherence": "coherence",
     }
     return _named(rows, heads)
 
