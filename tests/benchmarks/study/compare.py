@@ -17,9 +17,9 @@ TUNING_NOISE, NOISE = 1_000, 2_000
 
 
 def compare(study: Study) -> Iterator[dict[str, Any]]:
-    """A row for every task, regime and rule. Raises OutOfTime."""
-    for task in study.tasks:
-        for regime in study.regimes:
+    """A row for every regime, task and rule. Raises OutOfTime."""
+    for regime in study.regimes:
+        for task in study.tasks:
             for rule in RULES:
                 yield _row(study, TASKS[task], regime, rule)
 

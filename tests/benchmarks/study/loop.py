@@ -21,9 +21,9 @@ Round = dict[str, list[str]]  # texts made with feedback, and the audit's
 
 
 def loop(study: Study) -> Iterator[dict[str, Any]]:
-    """A row for every task, reviewer and lever."""
-    for task in study.tasks:
-        for reviewer in IN_ROUNDS:
+    """A row for every reviewer, task and lever."""
+    for reviewer in IN_ROUNDS:
+        for task in study.tasks:
             yield from under(study, TASKS[task], reviewer)
 
 

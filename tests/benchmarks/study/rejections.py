@@ -65,9 +65,9 @@ def _away_from_three(study: Study, task: Grammar, seed: int, eta: float) -> list
 
 
 def levers(study: Study) -> Iterator[dict[str, Any]]:
-    """A row for every task, reviewer and lever."""
-    for task in study.tasks:
-        for reviewer in ONCE:
+    """A row for every reviewer, task and lever."""
+    for reviewer in ONCE:
+        for task in study.tasks:
             yield from under(study, TASKS[task], reviewer)
 
 

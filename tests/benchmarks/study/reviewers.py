@@ -75,7 +75,7 @@ ONCE = (
 )
 IN_ROUNDS = (
     Reviewer("theme", "well fit", theme),
+    Reviewer("changes his mind", "well fit", changes_mind),
     Reviewer("theme or incoherence", "underfit", theme_or_incoherence, nucleus=1.0),
     Reviewer("near-copies", "memorising", near_copies),
-    Reviewer("changes his mind", "well fit", changes_mind),
 )
