@@ -6,9 +6,12 @@ from statistics import fmean
 from typing import Any
 
 from tests.benchmarks.study.compare import verdicts
+from tests.benchmarks.testbed import TASKS
 
 Result = dict[str, Any]
 Rows = Sequence[dict[str, Any]]
+SHOWN = ("rejected", "yield", "distinct3_kept", "theme_share")
+THEME_LEFT = ("entity", "changes his mind")  # whose favourite theme should be there in the end
 START, END = "<!-- study: begin -->", "<!-- study: end -->"
 
 
@@ -56,8 +59,10 @@ def short(result: Result) -> str:
         _how(result),
         _three_in_short(result),
         _rules_in_short(result["rules"]),
-        _levers_in_short("Rejections, once", result["levers"]),
-        _levers_in_short("Rejections, mean of the loop's last two rounds", result["loop"]),
+        _levers_in_short("Rejections acted on once", result["levers"]),
+        _levers_in_short(
+            "Rejections acted on in rounds of 100 reviews: the last two of five", result["loop"]
+        ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -78,8 +83,9 @@ def _how(result: Result) -> str:
     )
     text = (
         f"Made on {result['date']} by `make study`: {sizes['seeds']} seeds (each an expert of its "
-        f"own, and its own noise), {sizes['samples']} samples a seed and figure, "
-        f"{sizes['tuning']} for each setting that a rule is tuned over; in brackets 95 % intervals."
+        f"own, and its own noise), {sizes['samples']} samples a seed and figure "
+        f"({round(0.8 * sizes['reviews'])} a round of the loop), {sizes['tuning']} for each "
+        f"setting that a rule is tuned over; in brackets 95 % intervals."
     )
     return f"{text} Not run to its end: {', '.join(missing)}." if missing else text
 
@@ -146,20 +152,33 @@ def _has_rivals(rows: Rows, row: dict[str, Any]) -> bool:
 
 
 def _levers_in_short(title: str, rows: Rows) -> str:
-    """One line for a reviewer and lever: means over the tasks."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """A line for each lever, a column for each reviewer: means over the tasks."""
+    if not rows:
+        return ""
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
-        groups.setdefault((row["reviewer"], row["lever"]), []).append(row)
+        groups.setdefault(row["lever"], {}).setdefault(row["reviewer"], []).append(row)
     table = []
-    for (reviewer, lever), members in groups.items():
-        line: dict[str, Any] = {"reviewer": reviewer, "lever": lever}
-        for key in ("rejected", "theme_share", "coherence", "distinct3_kept", "yield"):
-            line[key] = _over_tasks([row[key] for row in members if row[key]])
+    for lever, by_reviewer in groups.items():
+        line = {"lever": lever}
+        for reviewer, members in by_reviewer.items():
+            found = {key: _over_tasks([row[key] for row in members if row[key]]) for key in SHOWN}
+            refused, use, variety, theme = (found[key] for key in SHOWN)
+            line[reviewer] = f"{_cell(refused)}; {_value(use)}; {_value(variety)}"
+            if reviewer in THEME_LEFT:
+                line[f"{reviewer}: favourite theme"] = _cell(theme)
         table.append(line)
-    heads = {"reviewer": f"{title}: reviewer refuses", "lever": "lever", "rejected": "rejected"}
-    heads |= {"theme_share": "favourite theme", "coherence": "coherence"}
-    heads |= {"distinct3_kept": "distinct-3, kept", "yield": "yield"}
-    return _named(table, heads) if table else ""
+    heads = {"lever": "lever"} | {key: key for line in table for key in line if key != "lever"}
+    tasks = {row["reviewer"]: set[str]() for row in rows}
+    for row in rows:
+        tasks[row["reviewer"]].add(row["task"])
+    fewer = [f"{name}: {len(some)}" for name, some in tasks.items() if len(some) < len(TASKS)]
+    note = f" Tasks that are in: {', '.join(fewer)}." if fewer else ""
+    return (
+        f"{title}. A column is a simulated reviewer by what it refuses; a cell holds the share "
+        f"refused, then yield, then distinct-3 of equally many kept samples; means over the "
+        f"tasks.{note}\n\n{_named(table, heads)}"
+    )
 
 
 def _over_tasks(estimates: Sequence[dict[str, float]]) -> dict[str, float] | None:
@@ -203,6 +222,10 @@ def _cell(value: Any) -> str:
             return f"{value:g}"
         case _:
             return str(value)
+
+
+def _value(estimate: dict[str, float] | None) -> str:
+    return _number(estimate["value"]) if estimate else "–"
 
 
 def _number(value: float) -> str:
