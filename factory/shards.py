@@ -233,12 +233,15 @@ def _task(session: Session, shard_id: uuid.UUID) -> str:
 
 
 def _start_job(session: Session, job_id: uuid.UUID) -> None:
+    """With its sweep, which comes first: as it does where both are locked."""
     started = func.coalesce(Job.started_at, func.clock_timestamp())
-    session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.state == "pending")
-        .values(state="running", started_at=started)
-    )
+    parent = select(Job.parent_id).where(Job.id == job_id).scalar_subquery()
+    for this in (Job.id == parent, Job.id == job_id):
+        session.execute(
+            update(Job)
+            .where(this, Job.state == "pending")
+            .values(state="running", started_at=started)
+        )
 
 
 def _count_crash(session: Session, shard_id: uuid.UUID, error: str, attempts: int) -> None:

@@ -14,7 +14,7 @@ from factory.errors import FactoryError, Unavailable
 from factory.negatives import Chosen
 from factory.spec import GenerateSpec, row_seed
 from factory.tables import Job, ModelPair, Request, Sample
-from workers.decoding import Completion, Trace
+from workers.decoding import MASKED, Completion, Trace
 from workers.generate import Composer, Row
 from workers.pairs import LoadedPair, PairCache
 from workers.watchdog import Watchdog
@@ -108,11 +108,16 @@ class Desk:
         pair = self.pairs.load(past.model)
         completion, composer = _again(pair, past)
         expected = tuple(past.sample.token_ids or ())
+        at = _parting(expected, completion.token_ids)
         return {
             "identical": completion.token_ids == expected,
             "text": composer.text(completion.token_ids),
             "expected": past.sample.text,
-            "first_difference": _first_difference(pair, expected, completion.token_ids),
+            "first_difference": (
+                None
+                if at is None
+                else _difference(pair, past, composer, expected, completion.token_ids, at)
+            ),
         }
 
     def _explain(self, past: Past) -> dict[str, Any]:
@@ -180,24 +185,47 @@ def _past(session: Session, sample_id: uuid.UUID) -> Past:
 
 def _again(pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
     composer = Composer(past.spec, pair)
-    sample = past.sample
-    row = composer.row(sample.ordinal or 0, sample.seed or 0, past.chosen, audit=sample.audit)
+    row = _row(composer, past)
     return next(composer.decoder(1, trace=True).run([row.request])), composer
 
 
-def _first_difference(
-    pair: LoadedPair, expected: tuple[int, ...], made: tuple[int, ...]
-) -> dict[str, Any] | None:
-    """Where both part, with the pieces of text there; None when they are the same."""
+def _row(composer: Composer, past: Past) -> Row:
+    sample = past.sample
+    return composer.row(sample.ordinal or 0, sample.seed or 0, past.chosen, audit=sample.audit)
+
+
+def _parting(expected: tuple[int, ...], made: tuple[int, ...]) -> int | None:
+    """The first position where both differ; None when they are the same."""
     if expected == made:
         return None
-    together = zip(expected, made, strict=False)
+    together = enumerate(zip(expected, made, strict=False))
     shorter = min(len(expected), len(made))
-    at = next((i for i, (old, new) in enumerate(together) if old != new), shorter)
+    return next((i for i, (old, new) in together if old != new), shorter)
+
+
+def _difference(
+    pair: LoadedPair,
+    past: Past,
+    composer: Composer,
+    expected: tuple[int, ...],
+    made: tuple[int, ...],
+    at: int,
+) -> dict[str, Any]:
+    """The two tokens at a position, and their scores after what came before it. A sample that
+    has ended there has none; a token that is not plausible now has no score."""
+    decoder = composer.decoder(1, trace=False)
+    scores = decoder.scores_after(_row(composer, past).request, made[:at])
+
+    def score(tokens: tuple[int, ...]) -> float | None:
+        value = float(scores[tokens[at]]) if at < len(tokens) else MASKED
+        return value if value > MASKED else None
+
     return {
         "position": at,
         "expected": pair.pieces[expected[at]] if at < len(expected) else None,
         "made": pair.pieces[made[at]] if at < len(made) else None,
+        "expected_score": score(expected),
+        "made_score": score(made),
     }
 
 
