@@ -74,8 +74,9 @@ def serve(path: str) -> NoReturn:
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who ends is gone
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
+        listener.bind(f"{path}.new")
         listener.listen()
+        os.rename(f"{path}.new", path)  # it is there once it listens
         while True:
             connection, _ = listener.accept()
             asked = json.loads(_line(connection))
