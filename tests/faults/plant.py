@@ -316,7 +316,7 @@ class Plant:
         left += [
             f"a socket on port {c.laddr.port}"
             for c in psutil.net_connections("tcp")
-            if c.laddr.port in ports and c.status != "TIME_WAIT"
+            if c.laddr.port in ports and c.pid is not None  # others are the kernel's, for a while
         ]
         for each in _marked(self.mark):
             with suppress(psutil.NoSuchProcess):
