@@ -201,7 +201,9 @@ class ShardRun:
             return Chosen()
         rng = random.Random(seed)
         return self.database.retrying(
-            lambda s: negatives.choose(s, self.by.dataset_id, self.spec.negatives, rng)
+            lambda s: negatives.choose(
+                s, self.by.dataset_id, self.spec.negatives, rng, self.by.job_id
+            )
         )
 
     def _keep(self, completion: Completion, composer: Composer) -> None:

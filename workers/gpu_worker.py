@@ -6,17 +6,18 @@ from dataclasses import dataclass
 import torch
 from sqlalchemy.orm import Session
 
-from factory import log
+from factory import log, outbox
 from factory.errors import ModelError, TryAgain
 from factory.samples import MadeBy
 from factory.shards import Lease
-from factory.spec import GenerateSpec, TrainSpec, job_spec
+from factory.spec import GenerateSpec, ProbeSpec, TrainSpec, job_spec
 from factory.tables import Job, ModelPair
 from workers import layout
 from workers.generate import Composer, ShardRun
 from workers.interactive import Desk
 from workers.leases import Hold
 from workers.pairs import LoadedPair, PairCache, device_of, free_bytes, software
+from workers.probe import ProbeRun
 from workers.shard_worker import ShardWorker
 from workers.train import TrainRun
 
@@ -33,6 +34,7 @@ class GpuWorker(ShardWorker):
     """One device's worker: its models, and what it is asked to do."""
 
     kind = "gpu"
+    task = outbox.RUN_SHARD
 
     def __post_init__(self) -> None:
         self._slots: dict[str, int] = {}  # of pairs for which what was tried was too many
@@ -40,10 +42,10 @@ class GpuWorker(ShardWorker):
         self.pairs = PairCache(self.settings, self.database)
         self.desk = Desk(self.database, self.pairs, self.settings.stall_seconds)
 
-    def run_shard(self, shard_id: uuid.UUID) -> None:
+    def _run_to_end(self, shard_id: uuid.UUID) -> None:
         """Answer who waits, then work on the shard."""
         self.desk.serve_all()
-        super().run_shard(shard_id)
+        super()._run_to_end(shard_id)
 
     def _attempt(self, lease: Lease) -> bool:
         again = super()._attempt(lease)
@@ -63,6 +65,11 @@ class GpuWorker(ShardWorker):
         if isinstance(spec, GenerateSpec):
             assert model is not None, "a generate job names a model"  # noqa: S101
             self._generate(hold, job, spec, model)
+        elif isinstance(spec, ProbeSpec):
+            assert model is not None, "a probe job names a model"  # noqa: S101
+            pair = self.pairs.load(model)
+            self._begin(hold.lease, {"layout": layout.NAME, **pair.environment(1)})
+            ProbeRun(self.database, hold, job.id, spec, pair).run()
         elif isinstance(spec, TrainSpec):
             device = device_of(self.settings)
             self.pairs.free_memory()
@@ -75,7 +82,7 @@ class GpuWorker(ShardWorker):
         slots = self._slots.get(model.name) or self._wanted_slots(job, spec, pair)
         made_on = pair.environment(slots)
         attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on})
-        by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id)
+        by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id, spec.label)
         try:
             ShardRun(self.database, self.settings, hold, spec, pair, by, slots).run()
         except torch.OutOfMemoryError as error:

@@ -2,7 +2,8 @@
 
 import random
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -40,27 +41,44 @@ class Desk:
     database: Database
     pairs: PairCache
     stall_seconds: float
+    _unanswered: dict[uuid.UUID, int] = field(default_factory=dict, init=False)
 
     def serve_all(self) -> None:
         """Answer every waiting request, oldest first. One that the database did not let be
         answered stays owed."""
+        self._count_off()
         for request_id in self.database.retrying(requests.pending):
             try:
                 self.serve(request_id)
             except Unavailable as error:
                 logger.warning("request.put_off", request=str(request_id), error=error.detail)
+        self._count_off()
 
     def serve(self, request_id: uuid.UUID) -> None:
         """Answer one request, or say why it cannot be answered, unless another is at it."""
         with self.database.only_one(f"request/{request_id}") as mine:
-            if mine and self._begin(request_id):
-                with Watchdog(self.stall_seconds):
-                    self._serve(request_id)
+            if not mine:
+                return
+            attempt = self._begin(request_id)
+            if attempt is None:
+                return
+            self._unanswered[request_id] = attempt
+            with Watchdog(self.stall_seconds):
+                self._serve(request_id)
+            del self._unanswered[request_id]
 
-    def _begin(self, request_id: uuid.UUID) -> bool:
+    def _begin(self, request_id: uuid.UUID) -> int | None:
         """Counted before the work: who is killed by it cannot count it afterwards."""
-        with self.database.transaction() as session:
-            return requests.begin(session, request_id)
+        before = self.database.retrying(lambda s: requests.attempts(s, request_id))
+        return self.database.retrying(lambda s: requests.begin(s, request_id, before))
+
+    def _count_off(self) -> None:
+        """What was begun here and could not be stored did not end this worker."""
+        for request_id, attempt in list(self._unanswered.items()):
+            self.database.retrying(
+                partial(requests.put_off, request_id=request_id, attempt=attempt)
+            )
+            del self._unanswered[request_id]
 
     def _serve(self, request_id: uuid.UUID) -> None:
         with self.database.transaction() as session:

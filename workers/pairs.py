@@ -78,8 +78,7 @@ class PairCache:
         if self._last is None or self._last.name != row.name:
             self._last = None  # its memory is free before the next pair takes some
             pair = self._load(row)
-            with self.database.transaction() as session:
-                record_digests(session, row.id, pair.digests)
+            self.database.retrying(lambda s: record_digests(s, row.id, pair.digests))
             self._last = pair
         return self._last
 

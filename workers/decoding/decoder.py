@@ -102,7 +102,7 @@ class SteerDecoder:
         """The streams that a request needs; those with weight 0 are left out."""
         guidance = self._guidance
         negative = guidance.uses_negative and len(request.negative_ids) > 0
-        centered = negative and guidance.rule == "steer" and len(request.center_ids) > 0
+        centered = negative and guidance.uses_center and len(request.center_ids) > 0
         used = (True, guidance.uses_base, negative, centered)
         return tuple(role for role, use in zip(ROLES, used, strict=True) if use)
 

@@ -44,7 +44,7 @@ class Lane:
         banned: ids that are never drawn, on the device that logits are wanted on.
         record: how a step is recorded; None: every step is run as it is."""
         self._model = model
-        self._device = _input_device(model)
+        self._device = input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
         short = SHORT_CONTEXT.get(self._device.type, 0)
         grain = RECORDED if record else Grain()
@@ -196,7 +196,8 @@ class _Stacked:
         return torch.cat(out)
 
 
-def _input_device(model: PreTrainedModel) -> torch.device:
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes its ids."""
     weight: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     return weight.device
 

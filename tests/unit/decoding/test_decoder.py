@@ -29,7 +29,7 @@ tokens = st.integers(3, VOCAB - 1)
 contexts = st.lists(tokens, min_size=1, max_size=40).map(tuple)
 guidances = st.builds(
     Guidance,
-    rule=st.sampled_from(["steer", "paper"]),
+    rule=st.sampled_from(["steer", "paper", "contrastive"]),
     gamma=st.sampled_from([0.0, 0.2, 1.0, -0.5]),
     eta=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
     alpha=st.sampled_from([0.0, 0.05, 0.3]),
