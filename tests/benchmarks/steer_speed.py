@@ -1,8 +1,9 @@
 """Tokens per second of guided decoding beside Hugging Face's own means. Run: `make bench`.
 
 Minutes of one core: LoRA pairs of 1 M and 30 M parameters, 32 slots. `--full` (hours) adds full
-experts, 65 M, 16 and 64 slots, and more rounds; `--sizes`, `--kinds`, `--slots` and `--rounds` choose. `--profile`
-shows where the time goes and what three streams must cost at least (`steer_profile.py`).
+experts, 65 M, 16 and 64 slots, and more rounds; `--sizes`, `--kinds`, `--slots` and `--rounds`
+choose. `--profile` shows where the time goes and what three streams must cost at least
+(`steer_profile.py`).
 
 One thread, random weights of Llama shape, three streams (γ = η = .2), and a second table with
 γ = 0, η = .5 and a centre. Every contender decodes the same requests under the same rule for
