@@ -15,7 +15,7 @@ from sqlalchemy import Row, func, select, text, union_all
 from sqlalchemy.orm import Session, aliased
 
 from factory.spec import NegativesSpec, Source
-from factory.tables import Sample, SampleNegative
+from factory.tables import Job, Sample, SampleNegative
 
 WINDOW = 1000  # the newest samples of a source: older evidence is not drawn from
 
@@ -44,13 +44,20 @@ class Chosen:
 
 
 def choose(
-    session: Session, dataset_id: uuid.UUID, spec: NegativesSpec, rng: random.Random
+    session: Session,
+    dataset_id: uuid.UUID,
+    spec: NegativesSpec,
+    rng: random.Random,
+    job_id: uuid.UUID | None = None,
 ) -> Chosen:
-    """Draw negatives, and their centre when asked for. Empty when the dataset has none."""
+    """Draw negatives, and their centre when asked for. Empty when the dataset has none.
+
+    What sweeps made to try settings is left out, but for what the job `job_id` made itself.
+    """
     pools = {
         source: pool
         for source, weight in spec.sources.items()
-        if weight > 0 and (pool := _pool(session, dataset_id, source))
+        if weight > 0 and (pool := _pool(session, dataset_id, source, job_id))
     }
     picks = _draw(session, spec, pools, rng)
     negatives = _documents(session, picks)
@@ -93,12 +100,17 @@ class _Pick:
     source: str
 
 
-def _pool(session: Session, dataset_id: uuid.UUID, source: Source) -> list[uuid.UUID]:
+def _pool(
+    session: Session, dataset_id: uuid.UUID, source: Source, job_id: uuid.UUID | None = None
+) -> list[uuid.UUID]:
     """Ids of the newest samples of a source, newest first."""
     origin, states = STATES[source]
+    tried = select(Job.id).where(Job.parent_id.is_not(None), Job.id.is_distinct_from(job_id))
+    usual = Sample.job_id.is_(None) | Sample.job_id.not_in(tried)
     newest = [
         select(Sample.id)
         .where(Sample.dataset_id == dataset_id, Sample.origin == origin, Sample.state == state)
+        .where(usual)
         .order_by(Sample.id.desc())
         .limit(WINDOW)
         for state in states

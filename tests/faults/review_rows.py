@@ -250,11 +250,12 @@ def run_row(floor: Floor, row: ReviewRow, times: int, seed: int) -> Result:
         jobs=len(done),
         planned=sum(map(_expected, done)),
         stored=sum(map(len, tasks)),
+        worst_takeover=0.0,
         worst_recovery=round(worst, 1),
         doubled=sum(len(each) - len(set(each)) for each in tasks),
         lost=sum(_expected(d) - len(set(t)) for d, t in zip(done, tasks, strict=True)),
-        leaked=0,
         unfinished=sum(not each.is_pushed() for each in done),
+        leaks=(),
         wrong=tuple(wrong),
     )
 
