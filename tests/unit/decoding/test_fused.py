@@ -63,3 +63,16 @@ def test_one_call_for_all_slots_chooses_the_same(
             assert a is None or a == pytest.approx(b, abs=1e-4)
         assert ours.survivors.tolist() == theirs.survivors.tolist()
         assert ours.unguided.tolist() == theirs.unguided.tolist()
+
+
+def test_rules_and_filters_that_the_kernel_does_not_know_go_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoder, "find_spec", lambda _: pytest.fail("the kernel is wanted"))
+    cuda = torch.device("cuda")
+    for guidance, sampling in (
+        (Guidance(rule="contrastive"), Sampling()),
+        (Guidance(), Sampling(typical_p=0.9)),
+        (Guidance(), Sampling(top_k=5)),
+    ):
+        assert decoder._kernel(cuda, guidance, sampling) is None
