@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from factory import outbox
 from factory.ids import new_id
-from factory.tables import Push, Review, Sample, WebhookEvent
+from factory.tables import Push, Review, Sample, SampleNegative, WebhookEvent
 
 VERDICTS = ("accept", "reject", "fix")
 REASONS = ("incoherent", "off_topic", "duplicate", "memorised", "unsafe", "other")
@@ -41,6 +41,22 @@ class Verdict:
     lead_seconds: float | None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One review with what matters of its sample. `steered`: made away from rejected samples."""
+
+    sample_id: uuid.UUID
+    job_id: uuid.UUID
+    text: str
+    verdict: str
+    reasons: list[str]
+    reviewer: str
+    lead_seconds: float | None
+    updated_at: datetime
+    audit: bool
+    steered: bool
 
 
 @dataclass(frozen=True)
@@ -257,6 +273,46 @@ def list_page(
     if before is not None:
         statement = statement.where(Review.id < before)
     return session.scalars(statement).all()
+
+
+def judged(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[Judged]:
+    """The newest live reviews of a dataset's generated samples, at most `limit`."""
+    negative = aliased(Sample)
+    steered = (
+        exists()
+        .where(SampleNegative.sample_id == Sample.id, SampleNegative.role == "negative")
+        .where(negative.id == SampleNegative.negative_id, negative.state == "rejected")
+    )
+    statement = (
+        select(Review.sample_id, Sample.job_id, Sample.text, Review.verdict, Review.reasons)
+        .add_columns(Review.reviewer, Review.lead_seconds, Review.updated_at)
+        .add_columns(Sample.audit, steered.label("steered"))
+        .join(Sample, Sample.id == Review.sample_id)
+        .where(Sample.dataset_id == dataset_id, Sample.origin == "synthetic")
+        .where(Review.deleted_at.is_(None))
+        .order_by(Review.id.desc())
+        .limit(limit)
+    )
+    return [Judged(*row) for row in session.execute(statement)]
+
+
+def to_review(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[tuple[Push, Sample]]:
+    """Samples that lie in Label Studio without a verdict, oldest first."""
+    statement = (
+        select(Push, Sample)
+        .join(Sample, Sample.id == Push.sample_id)
+        .where(Push.dataset_id == dataset_id, Push.task_id.is_not(None))
+        .where(Sample.state == "in_review")
+        .order_by(Push.task_id)
+        .limit(limit)
+    )
+    return [(push, sample) for push, sample in session.execute(statement)]
+
+
+def pushes_of(session: Session, sample_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Push]:
+    """The way to Label Studio of each of these samples that has one."""
+    rows = session.scalars(select(Push).where(Push.sample_id.in_(sample_ids)))
+    return {push.sample_id: push for push in rows}
 
 
 def of_sample(session: Session, sample_id: uuid.UUID) -> Sequence[Review]:

@@ -202,8 +202,30 @@ def provenance(session: Session, sample_id: uuid.UUID) -> dict[str, Any]:
     }
 
 
-def neighbours(session: Session, sample_id: uuid.UUID, k: int) -> Sequence[tuple[Sample, float]]:
-    """The k nearest samples of the dataset with their cosine similarity, nearest first.
+def similarities(
+    session: Session, sample_id: uuid.UUID, others: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, float]:
+    """The cosine similarity of a sample to each of these; those without an embedding are left
+    out, and all of them while the sample has none."""
+    here = session.scalar(select(Sample.embedding).where(Sample.id == sample_id))
+    if here is None:
+        return {}
+    away = Sample.embedding.cosine_distance(here)
+    found = select(Sample.id, away).where(Sample.id.in_(others), Sample.embedding.is_not(None))
+    return {id_: 1 - distance for id_, distance in session.execute(found)}
+
+
+def steered_by(session: Session, sample_id: uuid.UUID) -> int:
+    """How many samples were steered away from this one."""
+    used = SampleNegative.negative_id == sample_id, SampleNegative.role == "negative"
+    return session.scalar(select(func.count()).where(*used)) or 0
+
+
+def neighbours(
+    session: Session, sample_id: uuid.UUID, k: int, origin: str | None = None
+) -> Sequence[tuple[Sample, float]]:
+    """The k nearest samples of the dataset (of this origin) with their cosine similarity,
+    nearest first.
 
     Returns k where the dataset has k: the index is scanned on until enough rows pass.
     Raises Conflict while the sample has no embedding.
@@ -219,6 +241,8 @@ def neighbours(session: Session, sample_id: uuid.UUID, k: int) -> Sequence[tuple
         Sample.id != sample_id,
         Sample.embedding.is_not(None),
     )
+    if origin is not None:
+        statement = statement.where(Sample.origin == origin)
     found = session.execute(statement.order_by(distance).limit(k)).all()
     if len(found) < k:  # the index gave up before enough rows passed: look at each of them
         found = session.execute(statement.order_by(distance + 0).limit(k)).all()

@@ -1,13 +1,13 @@
 """Takes a picture of every page, wide and narrow, light and dark, of a factory with data.
 
-python -m tests.browser.screenshots FOLDER
+python -m tests.browser.screenshots FOLDER [NAME …]
 """
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,8 @@ def paths(seeded: Seeded) -> dict[str, str]:
         "dataset-new": "/datasets/new",
         "jobs": "/jobs",
         "job-new": "/jobs/new",
+        "playground": "/playground",
+        "playground-tried": f"/playground/{seeded.tried}",
         "job-running": f"/jobs/{seeded.running}",
         "job-finished": f"/jobs/{seeded.finished}",
         "evaluation": f"/jobs/{seeded.evaluation}",
@@ -47,16 +49,20 @@ def paths(seeded: Seeded) -> dict[str, str]:
     }
 
 
-def main(folder: Path) -> None:
-    """Take them all."""
+def main(folder: Path, names: Sequence[str] = ()) -> None:
+    """Take them all, or those of these names."""
     folder.mkdir(parents=True, exist_ok=True)
     with _site() as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         empty = {"login": "/login", "overview-empty": "/", "job-new-empty": "/jobs/new"}
         login_token(site.db)
-        _take(browser, site, folder, empty)
-        _take(browser, site, folder, paths(seed(site.db)))
+        _take(browser, site, folder, _chosen(empty, names))
+        _take(browser, site, folder, _chosen(paths(seed(site.db)), names))
         browser.close()
+
+
+def _chosen(pages: dict[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: path for name, path in pages.items() if not names or name in names}
 
 
 def _take(browser: Browser, site: Site, folder: Path, pages: dict[str, str]) -> None:
@@ -119,4 +125,4 @@ def _migrate(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

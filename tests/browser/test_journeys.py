@@ -1,5 +1,6 @@
 """What people do with the dashboard, in a real browser."""
 
+import random
 import re
 
 import pytest
@@ -9,7 +10,7 @@ from factory import jobs, requests
 
 from .conftest import Watched
 from .screenshots import paths
-from .seed import Seeded, finish
+from .seed import Seeded, answer_try, finish
 from .site import Site
 
 
@@ -34,6 +35,49 @@ def test_a_job_is_submitted_and_watched_to_its_end(
     expect(page.locator("#newest ~ *, .feed li")).not_to_have_count(0)
     expect(page.get_by_role("button", name="Pause")).to_have_count(0)
     expect(page.locator("#announce")).to_have_text("Job done, 100 percent")
+
+
+def test_settings_are_tried_and_submitted(watched: Watched, site: Site, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/playground?dataset=hypotheses")
+    page.get_by_label("Avoid what exists (η), slider").fill("0.8")
+    page.get_by_role("button", name="Try 8 samples").click()
+    expect(page.locator("#tried")).to_contain_text("A GPU worker is asked")
+    expect(page).to_have_url(re.compile("/playground/.+"))
+    expect(page.get_by_label("Seed")).not_to_have_value("")
+    with site.db.transaction() as session:
+        [request_id] = requests.pending(session)
+        answer_try(session, requests.get(session, request_id), random.Random(1))
+    expect(page.locator("#tried")).to_contain_text("1 of 8 came out the same")
+    expect(page.locator("#tried mark").last).to_be_visible()
+    page.get_by_label("Samples", exact=True).fill("7")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("hypotheses · 7 samples")
+    expect(page.get_by_text("η .8")).not_to_have_count(0)
+
+
+def test_settings_are_tried_without_scripts(
+    unscripted: Watched, site: Site, seeded: Seeded
+) -> None:
+    page = unscripted.page
+    page.goto("/playground?dataset=hypotheses")
+    page.get_by_role("button", name="Try 8 samples").click()
+    expect(page.locator("noscript meta[http-equiv=refresh]")).to_have_count(1)
+    with site.db.transaction() as session:
+        [request_id] = requests.pending(session)
+        answer_try(session, requests.get(session, request_id), random.Random(1))
+    expect(page.locator("#tried")).to_contain_text("1 of 8 came out the same")
+
+
+def test_a_wrong_setting_is_named_in_the_playground(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/playground?dataset=hypotheses")
+    page.get_by_label("▲ Follow the expert (γ)", exact=True).fill("77")
+    page.locator("#job-form").evaluate("form => { form.noValidate = true; }")
+    page.get_by_role("button", name="Try 8 samples").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was tried")
+    page.get_by_label("Follow the expert (γ), slider").fill("0.5")
+    expect(page.get_by_label("▲ Follow the expert (γ)", exact=True)).to_have_value("0.5")
 
 
 def test_a_sample_is_opened_and_replayed(watched: Watched, site: Site, seeded: Seeded) -> None:

@@ -13,6 +13,7 @@ import factory.web.pages.job_form
 import factory.web.pages.login
 import factory.web.pages.model
 import factory.web.pages.overview
+import factory.web.pages.playground
 import factory.web.pages.review
 import factory.web.pages.sample
 import factory.web.pages.settings  # noqa: F401  (views add themselves to the blueprint)

@@ -29,6 +29,7 @@ SECTIONS = {  # module of a view → its place in the navigation
     "evaluation": "overview",
     "job": "jobs",
     "job_form": "jobs",
+    "playground": "jobs",
     "sample": "samples",
     "review": "review",
     "model": "models",

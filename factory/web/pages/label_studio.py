@@ -1,6 +1,7 @@
 """Where things are in Label Studio's own pages."""
 
 from factory.settings import Settings
+from factory.tables import Push
 
 
 def project_url(settings: Settings, project: int | None) -> str | None:
@@ -13,3 +14,8 @@ def task_url(settings: Settings, project: int | None, task: int | None) -> str |
     """A task's page; None when the sample was not pushed."""
     url = project_url(settings, project)
     return f"{url}?task={task}" if url and task is not None else None
+
+
+def push_url(settings: Settings, push: Push | None) -> str | None:
+    """A pushed sample's task; None where there is none."""
+    return task_url(settings, push.project_id, push.task_id) if push else None

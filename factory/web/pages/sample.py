@@ -9,17 +9,19 @@ from flask import redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, requests, reviews, samples
+from factory import datasets, jobs, negatives, requests, reviews, samples, texts
 from factory.errors import Conflict, NotFound
 from factory.tables import Dataset, Job, Request, Sample
+from factory.texts import Part
 from factory.web import paging
-from factory.web.pages import label_studio, words
+from factory.web.pages import label_studio, lineage, words
 from factory.web.pages.explanation import explained
 from factory.web.pages.frame import page, pages
 from factory.web.state import current
 
 PAGE = 30
-NEIGHBOURS = 5
+NEIGHBOURS = 4  # of each origin
+NEAR = ("real", "synthetic")
 ORIGINS = ("synthetic", "real", "corrected")
 
 
@@ -46,6 +48,15 @@ class Filters:
         return {name: value for name, value in given.items() if value}
 
 
+@dataclass(frozen=True)
+class Near:
+    """A sample that is like the one that is shown; its words in parts, shared ones marked."""
+
+    sample: Sample
+    similarity: float
+    parts: Sequence[Part]
+
+
 @pages.get("/samples")
 def samples_list() -> ResponseReturnValue:
     """Samples of one dataset, newest first."""
@@ -70,6 +81,8 @@ def sample(sample_id: uuid.UUID) -> ResponseReturnValue:
     with current().db.transaction() as session:
         found = samples.get(session, sample_id)
         push = reviews.push_of(session, sample_id)
+        links = samples.negatives_of(session, sample_id)
+        corrections = samples.corrections_of(session, sample_id)
         asked = request.args.get("asked", type=uuid.UUID)
         return page(
             session,
@@ -77,14 +90,21 @@ def sample(sample_id: uuid.UUID) -> ResponseReturnValue:
             sample=found,
             dataset=session.get_one(Dataset, found.dataset_id),
             made=_provenance(session, found),
-            links=samples.negatives_of(session, sample_id),
-            neighbours=_neighbours(session, sample_id),
-            corrections=samples.corrections_of(session, sample_id),
+            links=links,
+            alike=samples.similarities(session, sample_id, [other.id for _, other in links]),
+            near=[(name, _near(session, found, name)) for name in NEAR],
+            lineage=lineage.drawn(
+                found,
+                links,
+                corrections,
+                samples.get(session, found.corrects) if found.corrects else None,
+                samples.steered_by(session, sample_id),
+            ),
+            corrections=corrections,
+            mark=negatives.marks(session, [sample_id]).get(sample_id),
             reviews=reviews.of_sample(session, sample_id),
             push=push,
-            task_url=label_studio.task_url(
-                settings, push.project_id if push else None, push.task_id if push else None
-            ),
+            task_url=label_studio.push_url(settings, push),
             **(_answer(session, found, asked) if asked else {"asked": None}),
         )
 
@@ -166,12 +186,16 @@ def _provenance(session: Session, found: Sample) -> dict[str, Any] | None:
     return samples.provenance(session, found.id) if found.origin == "synthetic" else None
 
 
-def _neighbours(session: Session, sample_id: uuid.UUID) -> Sequence[tuple[Sample, float]] | None:
-    """The nearest samples; None while the sample has no embedding."""
+def _near(session: Session, found: Sample, origin: str) -> Sequence[Near] | None:
+    """The nearest samples of an origin; None while the sample has no embedding."""
     try:
-        return samples.neighbours(session, sample_id, NEIGHBOURS)
+        nearest = samples.neighbours(session, found.id, NEIGHBOURS, origin)
     except Conflict:
         return None
+    return [
+        Near(other, similarity, texts.overlaps(other.text, found.text))
+        for other, similarity in nearest
+    ]
 
 
 def _answer(session: Session, found: Sample, request_id: uuid.UUID) -> dict[str, Any]:

@@ -76,7 +76,8 @@
   // ---- a slider and its number say the same ---------------------------------------------
   function pair(range) {
     const number = byId(range.dataset.pairs);
-    if (!number) return;
+    if (!number || range.paired) return;
+    range.paired = true;
     const follow = () => { if (number.value !== "") range.value = number.value; };
     follow();
     number.addEventListener("input", follow);
@@ -85,7 +86,9 @@
       number.dispatchEvent(new Event("input", { bubbles: true }));
     });
   }
-  document.querySelectorAll("input[data-pairs]").forEach(pair);
+  const pairAll = () => document.querySelectorAll("input[data-pairs]").forEach(pair);
+  pairAll();
+  document.addEventListener("htmx:load", pairAll);
 
   // ---- say aloud what changed, rarely ---------------------------------------------------
   const voice = byId("announce");

@@ -19,6 +19,7 @@ from .conftest import TOKEN, Html, Visitor, work_off
 
 PAGES = (
     *("/", "/health", "/health/chip", "/health/notes", "/datasets/new", "/jobs", "/jobs/new"),
+    "/playground",
     *("/samples", "/review", "/models", "/settings"),
 )
 HOSTILE = (
@@ -33,6 +34,7 @@ HOSTILE = (
     "<style>*{display:none}</style>",
     "\u202e\u2028<b>bold</b>&lt;",
 )
+OWN_ADDRESSES = ("/health", "/jobs/", "/samples/", "/playground")
 OWN_SCRIPTS = {"/static/vendor/htmx-2.0.11.min.js", "/static/app.js"}
 
 
@@ -67,7 +69,7 @@ def assert_inert(source: str) -> Html:
             if name in ("href", "src", "action"):
                 assert not (value or "").strip().lower().startswith("javascript:")
             if name in ("hx-get", "hx-post"):
-                assert (value or "").startswith(("/health", "/jobs/", "/samples/"))
+                assert (value or "").startswith(("/health", "/jobs/", "/samples/", "/playground"))
     return page
 
 
