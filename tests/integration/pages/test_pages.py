@@ -34,7 +34,7 @@ HOSTILE = (
     "<style>*{display:none}</style>",
     "\u202e\u2028<b>bold</b>&lt;",
 )
-OWN_ADDRESSES = ("/health", "/jobs/", "/samples/", "/playground")
+OWN_ADDRESSES = ("/overview/now", "/health", "/jobs/", "/samples/", "/playground")
 OWN_SCRIPTS = {"/static/vendor/htmx-2.0.11.min.js", "/static/app.js"}
 
 

@@ -12,9 +12,7 @@ def sample(number: int, **columns: object) -> Sample:
 
 
 def links(*roles: str) -> list[tuple[SampleNegative, Sample]]:
-    return [
-        (SampleNegative(role=role, position=n), sample(10 + n)) for n, role in enumerate(roles)
-    ]
+    return [(SampleNegative(role=role, position=n), sample(10 + n)) for n, role in enumerate(roles)]
 
 
 def test_what_led_to_it_is_left_and_what_came_of_it_right() -> None:
