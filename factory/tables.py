@@ -70,6 +70,8 @@ class Dataset(Base):
     description: Mapped[str] = mapped_column(server_default="")
     labels: Mapped[list[str]] = mapped_column(server_default="{}")
     label_studio_project: Mapped[int | None]  # created by the first push
+    reviews_until: Mapped[datetime | None]  # changes up to then are known (Label Studio's clock)
+    reviews_compared_at: Mapped[datetime | None]  # when every task was last looked at
     created_at: Mapped[datetime] = _now()
 
 
@@ -284,6 +286,7 @@ class Push(Base):
     project_id: Mapped[int | None]
     task_id: Mapped[int | None]
     tried: Mapped[bool] = mapped_column(server_default="false")  # look up before sending again
+    task_updated_at: Mapped[datetime | None]  # of the task as last fetched: an older one is stale
     error: Mapped[str | None]
     created_at: Mapped[datetime] = _now()
     pushed_at: Mapped[datetime | None]
@@ -300,7 +303,7 @@ class Review(Base):
 
     id: Mapped[uuid.UUID] = _id()
     sample_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("samples.id"))
-    annotation_id: Mapped[int] = mapped_column(unique=True)
+    annotation_id: Mapped[int | None] = mapped_column(unique=True)  # None: its project is gone
     verdict: Mapped[str]
     reasons: Mapped[list[str]] = mapped_column(server_default="{}")
     rewrite: Mapped[str | None]
@@ -310,6 +313,19 @@ class Review(Base):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
+
+
+class Tally(Base):
+    """A change of how many rows there are, written by triggers: see `factory.tallies`."""
+
+    __tablename__ = "tallies"
+    __table_args__ = (Index(None, "subject", "dataset_id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
+    subject: Mapped[str]  # sample, push or review
+    facts: Mapped[dict[str, Any]]
+    number: Mapped[int] = mapped_column(BigInteger)
 
 
 class WebhookEvent(Base):
@@ -342,6 +358,18 @@ class Outbox(Base):
     due_at: Mapped[datetime] = _now()
     sends: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")  # grows when it is owed anew
+
+
+class Circuit(Base):
+    """The way to a service that fails now: calls wait until `retry_at`. None while all is well."""
+
+    __tablename__ = "circuits"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    failures: Mapped[int] = mapped_column(server_default="0")  # one after another
+    since: Mapped[datetime | None]  # the first of them
+    retry_at: Mapped[datetime | None]
+    error: Mapped[str | None]  # the last of them
 
 
 class Request(Base):
