@@ -7,8 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
+from factory import tallies
 from factory.ids import earliest_id
-from factory.tables import Attempt, Job, Review, Sample, Shard
+from factory.tables import Attempt, Job, Sample, Shard
 
 BUSY_SECONDS = 600.0  # how far back a worker's load is looked at
 SEEN_SECONDS = 6 * 3600.0  # a worker that began nothing for so long is not listed
@@ -91,13 +92,14 @@ def samples_by_minute(session: Session) -> Sequence[int]:
 
 def acceptance(session: Session) -> Sequence[Day]:
     """Live verdicts of each of the last days, the oldest first."""
+    counted = tallies.by(tallies.read(session, "review"), "day", "verdict")
     today = datetime.now(UTC).date()
-    on = func.date(func.timezone("UTC", Review.updated_at))
-    statement = (
-        select(on, func.count().filter(Review.verdict == "accept"), func.count())
-        .where(Review.id > earliest_id(DAYS * 86_400), Review.deleted_at.is_(None))
-        .group_by(on)
-    )
-    found = {row[0]: Day(*row) for row in session.execute(statement)}
     days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
-    return [found.get(each, Day(each, 0, 0)) for each in days]
+    return [
+        Day(
+            day,
+            counted.get((day.isoformat(), "accept"), 0),
+            sum(number for (on, _), number in counted.items() if on == day.isoformat()),
+        )
+        for day in days
+    ]

@@ -3,9 +3,9 @@
 import math
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, timedelta
+from datetime import date, timedelta
 from statistics import median
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ ROUNDS = 6  # jobs drawn
 LEAST = 10  # verdicts on each side, before anything is said about an effect
 COMPARED = 200  # texts of each side whose variety is compared
 
+Counted = Mapping[tuple[str, str, str], int]  # (reviewer, day, verdict) → reviews
 KeyT = TypeVar("KeyT", bound=Hashable)
 
 
@@ -91,7 +92,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Figures:
-    """All of them, of the newest reviews."""
+    """All of them."""
 
     reviews: int
     reviewers: Sequence[Group]
@@ -103,16 +104,17 @@ class Figures:
     pairs: Sequence[agreement.Pair]
 
 
-def figures(judged: Sequence[Judged], today: date) -> Figures:
-    """Figures of reviews, newest first. A sample's latest verdict is its verdict."""
+def figures(judged: Sequence[Judged], counted: Counted, today: date) -> Figures:
+    """Figures of the newest reviews, newest first, and of counts of all: (reviewer, day, verdict)
+    → number. A sample's latest verdict is its verdict."""
     latest = list(_by(judged, lambda review: review.sample_id).values())
     decided = [max(some, key=lambda review: review.updated_at) for some in latest]
     given = [_by_reviewer(some) for some in latest]
     twice = [verdicts for verdicts in given if len(verdicts) > 1]
     return Figures(
-        reviews=len(judged),
-        reviewers=_reviewers(judged),
-        days=_days(judged, today),
+        reviews=sum(counted.values()),
+        reviewers=_reviewers(judged, counted),
+        days=_days(counted, today),
         effect=_effect(decided),
         rounds=_rounds(decided),
         doubly=len(twice),
@@ -134,24 +136,34 @@ def _by_reviewer(reviews: Sequence[Judged]) -> dict[str, str]:
     return {review.reviewer: review.verdict for review in ordered}
 
 
-def _reviewers(judged: Sequence[Judged]) -> list[Group]:
-    groups = []
-    for name, some in _by(judged, lambda review: review.reviewer).items():
-        seconds = [review.lead_seconds for review in some if review.lead_seconds is not None]
-        groups.append(Group(name, _verdicts(some), median(seconds) if seconds else None))
-    return sorted(groups, key=lambda group: -group.total)
+def _reviewers(judged: Sequence[Judged], counted: Counted) -> list[Group]:
+    """Who gave the most verdicts first; the time of each is that of the newest."""
+    took: dict[str, list[float]] = defaultdict(list)
+    for review in judged:
+        took[review.reviewer] += [review.lead_seconds] if review.lead_seconds is not None else []
+    groups = [
+        Group(
+            name,
+            _verdicts(counted, 0, name),
+            median(took[name]) if took[name] else None,
+        )
+        for name in {who for who, _, _ in counted}
+    ]
+    return sorted(groups, key=lambda group: (-group.total, group.name))
 
 
-def _days(judged: Sequence[Judged], today: date) -> list[Group]:
+def _days(counted: Counted, today: date) -> list[Group]:
     """Every one of the last days, in UTC, oldest first."""
-    on = _by(judged, lambda review: review.updated_at.astimezone(UTC).date())
     days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
-    return [Group(f"{day:%d %b}", _verdicts(on.get(day, ()))) for day in days]
+    return [Group(f"{day:%d %b}", _verdicts(counted, 1, day.isoformat())) for day in days]
 
 
-def _verdicts(judged: Sequence[Judged]) -> dict[str, int]:
-    counted = Counter(review.verdict for review in judged)
-    return {verdict: counted[verdict] for verdict in VERDICTS}
+def _verdicts(counted: Counted, part: int, value: str) -> dict[str, int]:
+    """Those whose key has `value` as its `part`."""
+    numbers = dict.fromkeys(VERDICTS, 0)
+    for key, number in counted.items():
+        numbers[key[2]] += number if key[part] == value else 0
+    return numbers
 
 
 def _rounds(decided: Sequence[Judged]) -> list[Round]:

@@ -1,6 +1,7 @@
 """What the review page says of verdicts."""
 
 import uuid
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,7 +34,8 @@ def side(start: int, rejected: int, accepted: int, **more: Any) -> list[Judged]:
 
 
 def shown(judged: list[Judged]) -> Figures:
-    return figures(judged, NOW.date())
+    counted = Counter((r.reviewer, r.updated_at.date().isoformat(), r.verdict) for r in judged)
+    return figures(judged, counted, NOW.date())
 
 
 def test_feedback_is_told_by_shares_and_the_interval_between_them() -> None:
