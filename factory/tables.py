@@ -260,6 +260,17 @@ class Mark(Base):
     created_at: Mapped[datetime] = _now()
 
 
+class Map(Base):
+    """Where the newest samples of a dataset lie in two dimensions: [sample id, x, y] each, x and
+    y about between −1 and 1. Drawn anew when someone asks."""
+
+    __tablename__ = "maps"
+
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    points: Mapped[list[Any]] = mapped_column(JSONB)
+    made_at: Mapped[datetime] = _now()
+
+
 class Failure(Base):
     """An ordinal that could not be made, and why. It has no sample."""
 

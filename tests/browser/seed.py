@@ -18,6 +18,7 @@ from factory.metrics import NAMES
 from factory.spec import EvaluateSpec, GenerateSpec, row_seed
 from factory.tables import Attempt, Dataset, Job, ModelPair, Push, Request, Sample
 from factory.web.pages import job_form
+from workers.map import draw_dataset
 
 TOKEN = "sf_the-token-of-the-browser-tests"
 ENVIRONMENT = {
@@ -51,6 +52,14 @@ def login_token(db: Database) -> None:
 
 def seed(db: Database) -> Seeded:
     """Fill an empty database."""
+    seeded = _filled(db)
+    with db.transaction() as session:
+        key = datasets.get(session, "hypotheses").id
+    draw_dataset(db, key)
+    return seeded
+
+
+def _filled(db: Database) -> Seeded:
     rng = random.Random(0)
     with db.transaction() as session:
         tokens.create(session, "nightly export")

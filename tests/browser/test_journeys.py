@@ -93,6 +93,28 @@ def test_a_sample_is_opened_and_replayed(watched: Watched, site: Site, seeded: S
     expect(page.locator("#answer")).to_contain_text("Identical")
 
 
+def test_samples_are_found_on_the_map(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/map?dataset=hypotheses")
+    canvas = page.locator("#map[data-ready]")
+    box = canvas.bounding_box()
+    assert box is not None
+    left, top = box["x"] + 4, box["y"] + 4
+    right, bottom = box["x"] + box["width"] - 4, box["y"] + box["height"] - 4
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom)):
+        page.mouse.move(x, y)
+    page.mouse.up()
+    expect(page.locator("#selected")).to_contain_text("the first 100 listed")
+    page.get_by_label("Made until").fill("0")
+    expect(page.locator("#map-until")).not_to_be_empty()
+    page.get_by_label("Colour by").select_option("origin")
+    expect(page.locator("#map-legend")).to_contain_text("corrected")
+    page.locator("#map-list a").first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Sample")
+
+
 def test_a_job_is_paused_and_cancelled(watched: Watched, site: Site, seeded: Seeded) -> None:
     page = watched.page
     page.goto(f"/jobs/new?like={seeded.finished}")

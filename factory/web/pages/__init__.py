@@ -11,6 +11,7 @@ import factory.web.pages.evaluation
 import factory.web.pages.job
 import factory.web.pages.job_form
 import factory.web.pages.login
+import factory.web.pages.map
 import factory.web.pages.model
 import factory.web.pages.overview
 import factory.web.pages.playground

@@ -31,6 +31,7 @@ SECTIONS = {  # module of a view → its place in the navigation
     "job_form": "jobs",
     "playground": "jobs",
     "sample": "samples",
+    "map": "samples",
     "review": "review",
     "model": "models",
     "settings": "settings",

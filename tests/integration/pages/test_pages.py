@@ -21,6 +21,7 @@ from .conftest import TOKEN, Html, Visitor, work_off
 PAGES = (
     *("/", "/health", "/health/chip", "/health/notes", "/datasets/new", "/jobs", "/jobs/new"),
     "/playground",
+    "/map",
     *("/samples", "/review", "/models", "/settings"),
 )
 HOSTILE = (
@@ -35,8 +36,8 @@ HOSTILE = (
     "<style>*{display:none}</style>",
     "\u202e\u2028<b>bold</b>&lt;",
 )
-OWN_ADDRESSES = ("/overview/now", "/health", "/jobs/", "/samples/", "/playground")
-OWN_SCRIPTS = {"/static/vendor/htmx-2.0.11.min.js", "/static/app.js"}
+OWN_ADDRESSES = ("/overview/now", "/map/", "/health", "/jobs/", "/samples/", "/playground")
+OWN_SCRIPTS = {"/static/vendor/htmx-2.0.11.min.js", "/static/app.js", "/static/map.js"}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def assert_inert(source: str) -> Html:
             if name in ("href", "src", "action"):
                 assert not (value or "").strip().lower().startswith("javascript:")
             if name in ("hx-get", "hx-post"):
-                assert (value or "").startswith(("/health", "/jobs/", "/samples/", "/playground"))
+                assert (value or "").startswith(OWN_ADDRESSES)
     return page
 
 
