@@ -85,6 +85,18 @@ def waiting(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[tup
     return [(push, sample) for push, sample in session.execute(statement)]
 
 
+def push(session: Session, sample_ids: Sequence[uuid.UUID]) -> int:
+    """Owe the review of those of these samples that were generated and are not on their way
+    yet; returns how many."""
+    ready = select(Sample.id, Sample.dataset_id).where(
+        Sample.id.in_(sample_ids), Sample.state == "generated"
+    )
+    statement = insert(Push).from_select(["sample_id", "dataset_id"], ready)
+    added = session.scalars(statement.on_conflict_do_nothing().returning(Push.dataset_id)).all()
+    outbox.owe(session, outbox.PUSH, *added)
+    return len(added)
+
+
 def mark_tried(session: Session, sample_ids: Sequence[uuid.UUID]) -> None:
     """Note, before sending, that tasks for these samples may exist from now on."""
     session.execute(update(Push).where(Push.sample_id.in_(sample_ids)).values(tried=True))

@@ -21,6 +21,7 @@ from factory.tables import (
     Job,
     ModelPair,
     Push,
+    Review,
     Sample,
     SampleNegative,
 )
@@ -103,12 +104,14 @@ def list_page(
     states: Sequence[str] = (),
     job_id: uuid.UUID | None = None,
     query: str | None = None,
+    reason: str | None = None,
     before: uuid.UUID | None = None,
     limit: int = 50,
 ) -> Sequence[Sample]:
     """Samples, newest first, at most `limit`, older than the sample `before`.
 
-    `query` is matched as words, in the way of a web search ("quoted phrase", -not).
+    `query` is matched as words, in the way of a web search ("quoted phrase", -not). `reason` is
+    one that a live review gives, or why the sample was filtered out.
     """
     statement = select(Sample).where(Sample.dataset_id == dataset_id)
     if origin is not None:
@@ -120,6 +123,10 @@ def list_page(
     if query:
         words = func.websearch_to_tsquery("simple", query)
         statement = statement.where(Sample.search.bool_op("@@")(words))
+    if reason is not None:
+        given = Review.reasons.contains([reason]), Review.deleted_at.is_(None)
+        reviewed = Sample.id.in_(select(Review.sample_id).where(*given))
+        statement = statement.where(reviewed | (Sample.filter_reason == reason))
     if before is not None:
         statement = statement.where(Sample.id < before)
     return session.scalars(statement.order_by(Sample.id.desc()).limit(limit)).all()

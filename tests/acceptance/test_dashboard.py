@@ -41,7 +41,9 @@ def test_from_the_first_login_to_a_job_that_is_steered_by_a_rejection(
     page.get_by_label("Token").fill(running_factory.addresses["token"])
     page.get_by_role("button", name="Sign in").click()
 
-    page.get_by_role("link", name="New dataset", exact=True).click()
+    page.locator("main").get_by_role(
+        "link", name=re.compile("(New|Create a) dataset")
+    ).first.click()
     page.get_by_label("Name").fill(DATASET)
     page.get_by_label("Prompt").fill(PROMPT)
     page.get_by_role("button", name="Create the dataset").click()

@@ -151,6 +151,17 @@ def test_everything_is_reached_by_keyboard(watched: Watched, seeded: Seeded) -> 
     expect(page).to_have_url(re.compile(f"{wanted}$"))
 
 
+def test_samples_are_ticked_by_keyboard_and_retired(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/samples?dataset=hypotheses&origin=synthetic")
+    for key in ("j", "x", "j", "x"):
+        page.keyboard.press(key)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+    page.get_by_role("button", name="Retire as negatives").click()
+    expect(page.get_by_text("2 retired")).to_be_visible()
+    expect(page).to_have_url(re.compile("origin=synthetic"))
+
+
 def test_single_keys_can_be_switched_off(watched: Watched, seeded: Seeded) -> None:
     page = watched.page
     page.goto("/samples?dataset=hypotheses")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flask import redirect, render_template, request, url_for
+from flask import flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
@@ -13,7 +13,7 @@ from factory import datasets, jobs, negatives, requests, reviews, samples, texts
 from factory.errors import Conflict, NotFound
 from factory.tables import Dataset, Job, Request, Sample
 from factory.texts import Part
-from factory.web import paging
+from factory.web import paging, shapes, show
 from factory.web.pages import label_studio, lineage, words
 from factory.web.pages.explanation import explained
 from factory.web.pages.frame import page, pages
@@ -23,6 +23,7 @@ PAGE = 30
 NEIGHBOURS = 4  # of each origin
 NEAR = ("real", "synthetic")
 ORIGINS = ("synthetic", "real", "corrected")
+REASONS = (*reviews.REASONS, "empty")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Filters:
     state: str | None
     job: Job | None
     query: str
+    reason: str | None
 
     @property
     def arguments(self) -> dict[str, str]:
@@ -44,6 +46,7 @@ class Filters:
             "state": self.state,
             "job": str(self.job.id) if self.job else None,
             "q": self.query,
+            "reason": self.reason,
         }
         return {name: value for name, value in given.items() if value}
 
@@ -71,7 +74,55 @@ def samples_list() -> ResponseReturnValue:
             found=found,
             older=older,
             origins=ORIGINS,
+            reasons=REASONS,
         )
+
+
+@pages.post("/samples/selected")
+def act_on_selected() -> ResponseReturnValue:
+    """Send the ticked samples to review, retire them as negatives, or save them as a file."""
+    action = request.form.get("action")
+    ids = [uuid.UUID(value) for value in request.form.getlist("sample") if _is_id(value)][:PAGE]
+    with current().db.transaction() as session:
+        found = list(samples.by_ids(session, ids).values())
+        if action == "save":
+            return _file(session, found)
+        flash(_act(session, action, found), "good")
+    return redirect(_back(request.form.get("back", "")), 303)
+
+
+def _act(session: Session, action: str | None, found: Sequence[Sample]) -> str:
+    """Do it, and say what was done."""
+    if not found:
+        return "Nothing was ticked."
+    if action == "retire":
+        for each in found:
+            negatives.mark(session, each, "retired")
+        return f"{len(found)} retired: no further sample is steered away from them."
+    owed = reviews.push(session, [each.id for each in found])
+    rest = len(found) - owed
+    kept = f" {rest} were on their way already, or are not to be reviewed." if rest else ""
+    return f"{owed} go to Label Studio.{kept}"
+
+
+def _file(session: Session, found: Sequence[Sample]) -> ResponseReturnValue:
+    names = {row.dataset_id: session.get_one(Dataset, row.dataset_id).name for row in found}
+    shown = [shapes.Sample.model_validate(show.sample(row, names[row.dataset_id])) for row in found]
+    lines = "".join(f"{each.model_dump_json()}\n" for each in shown)
+    headers = {"Content-Disposition": 'attachment; filename="samples.jsonl"'}
+    return lines, 200, {"Content-Type": "application/x-ndjson", **headers}
+
+
+def _is_id(value: str) -> bool:
+    try:
+        return bool(uuid.UUID(value))
+    except ValueError:
+        return False
+
+
+def _back(query: str) -> str:
+    """The list as it was; nothing that leads elsewhere."""
+    return f"{url_for('pages.samples_list')}?{query}"
 
 
 @pages.get("/samples/<uuid:sample_id>")
@@ -145,6 +196,7 @@ def _filters(session: Session) -> Filters | None:
         state=_one_of(words.SAMPLE_STATES, request.args.get("state")),
         job=job,
         query=request.args.get("q", "").strip(),
+        reason=_one_of(REASONS, request.args.get("reason")),
     )
 
 
@@ -175,6 +227,7 @@ def _page_of(session: Session, chosen: Filters) -> tuple[Sequence[Sample], str |
         states=(chosen.state,) if chosen.state else (),
         job_id=chosen.job.id if chosen.job else None,
         query=chosen.query or None,
+        reason=chosen.reason,
         before=paging.decode(cursor) if cursor else None,
         limit=PAGE + 1,
     )

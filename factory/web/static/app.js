@@ -21,7 +21,14 @@
     row.scrollIntoView({ block: "nearest" });
   }
 
+  function tick() {
+    const row = document.activeElement.closest("li");
+    const box = row && row.querySelector('input[type="checkbox"]');
+    if (box) box.checked = !box.checked;
+  }
+
   const keys = {
+    x: tick,
     "?": () => help && !help.open && help.showModal(),
     "/": () => byId("search") && byId("search").focus(),
     j: () => step(1),

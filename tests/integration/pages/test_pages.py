@@ -7,9 +7,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from apiflask import APIFlask
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
-from factory import circuits, datasets, jobs, outbox, requests, reviews, samples, shards, tokens
+from factory import (
+    circuits,
+    datasets,
+    jobs,
+    negatives,
+    outbox,
+    requests,
+    reviews,
+    samples,
+    shards,
+    tokens,
+)
 from factory.db import Database
 from factory.settings import Settings
 from factory.spec import GenerateSpec
@@ -273,3 +284,38 @@ def test_a_sample_names_what_made_it(visitor: Visitor, db: Database, made: list[
     assert str(told["seed"]) in text
     assert told["model"]["name"] in text
     assert told["worker"] in text
+
+
+def test_ticked_samples_are_sent_retired_and_saved(
+    visitor: Visitor, db: Database, dataset: str, made: list[uuid.UUID]
+) -> None:
+    with db.transaction() as session:
+        session.execute(delete(Push).where(Push.sample_id.in_(made)))
+    form = {"sample": [str(made[0]), str(made[2]), "no id"], "back": f"dataset={dataset}"}
+    sent = visitor.post("/samples/selected", form | {"action": "push"})
+    assert (sent.status_code, sent.location) == (303, f"/samples?dataset={dataset}")
+    assert "2 go to Label Studio." in visitor.get(sent.location).text
+    with db.transaction() as session:
+        assert set(reviews.pushes_of(session, made)) == {made[0], made[2]}
+    visitor.post("/samples/selected", form | {"action": "retire"})
+    with db.transaction() as session:
+        assert set(negatives.marks(session, made)) == {made[0], made[2]}
+    saved = visitor.post("/samples/selected", form | {"action": "save"})
+    texts = {json.loads(line)["text"] for line in saved.text.splitlines()}
+    assert texts == {"text 0", "text 2"}
+    none = visitor.post("/samples/selected", {"action": "push", "back": "dataset=none"})
+    assert none.location == "/samples?dataset=none"
+
+
+def test_samples_are_found_by_the_reason_they_were_refused_for(
+    visitor: Visitor, db: Database, made: list[uuid.UUID], dataset: str
+) -> None:
+    now = datetime.now(UTC)
+    with db.transaction() as session:
+        given = ("reject", ("unsafe",), None, None, "ada", 1.0, now, now)
+        reviews.apply(session, made[1], reviews.Verdict(77_001, 1, *given))
+    found = Html(visitor.get(f"/samples?dataset={dataset}&reason=unsafe").text)
+    assert found.links("/samples/0") == [f"/samples/{made[1]}"]
+    with db.transaction() as session:
+        reviews.withdraw(session, 77_001)
+    assert "Nothing matches" in visitor.get(f"/samples?dataset={dataset}&reason=unsafe").text
