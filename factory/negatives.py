@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, aliased
 
 from factory.errors import Conflict
 from factory.spec import NegativesSpec, Source
-from factory.tables import Mark, Sample, SampleNegative
+from factory.tables import Job, Mark, Sample, SampleNegative
 
 MarkKind = Literal["pinned", "retired"]
 
@@ -53,13 +53,20 @@ class Chosen:
 
 
 def choose(
-    session: Session, dataset_id: uuid.UUID, spec: NegativesSpec, rng: random.Random
+    session: Session,
+    dataset_id: uuid.UUID,
+    spec: NegativesSpec,
+    rng: random.Random,
+    job_id: uuid.UUID | None = None,
 ) -> Chosen:
-    """Draw negatives, and their centre when asked for. Empty when the dataset has none."""
+    """Draw negatives, and their centre when asked for. Empty when the dataset has none.
+
+    What sweeps made to try settings is left out, but for what the job `job_id` made itself.
+    """
     pools = {
         source: pool
         for source, weight in spec.sources.items()
-        if weight > 0 and (pool := _pool(session, dataset_id, source))
+        if weight > 0 and (pool := _pool(session, dataset_id, source, job_id))
     }
     pinned = _pinned(session, dataset_id)
     picks = pinned + _draw(session, spec, pools, rng, spec.count - len(pinned))
@@ -144,14 +151,18 @@ class _Pick:
     source: str
 
 
-def _pool(session: Session, dataset_id: uuid.UUID, source: Source) -> list[uuid.UUID]:
+def _pool(
+    session: Session, dataset_id: uuid.UUID, source: Source, job_id: uuid.UUID | None = None
+) -> list[uuid.UUID]:
     """Ids of the newest unmarked samples of a source, newest first."""
     origin, states = STATES[source]
+    tried = select(Job.id).where(Job.parent_id.is_not(None), Job.id.is_distinct_from(job_id))
+    usual = Sample.job_id.is_(None) | Sample.job_id.not_in(tried)
     marked = select(Mark.sample_id).where(Mark.dataset_id == dataset_id)
     newest = [
         select(Sample.id)
         .where(Sample.dataset_id == dataset_id, Sample.origin == origin, Sample.state == state)
-        .where(Sample.id.not_in(marked))
+        .where(usual, Sample.id.not_in(marked))
         .order_by(Sample.id.desc())
         .limit(WINDOW)
         for state in states

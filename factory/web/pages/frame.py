@@ -20,6 +20,7 @@ NAVIGATION = (
     ("jobs", "pages.jobs_list", "Jobs"),
     ("samples", "pages.samples_list", "Samples"),
     ("review", "pages.review", "Review"),
+    ("experiments", "pages.experiments_list", "Experiments"),
     ("models", "pages.models_list", "Models"),
     ("settings", "pages.settings", "Settings"),
 )
@@ -33,6 +34,7 @@ SECTIONS = {  # module of a view → its place in the navigation
     "sample": "samples",
     "map": "samples",
     "review": "review",
+    "experiment": "experiments",
     "model": "models",
     "settings": "settings",
 }

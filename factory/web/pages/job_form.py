@@ -14,6 +14,7 @@ from factory.errors import Conflict, FieldError, Invalid, NotFound
 from factory.spec import GenerateSpec
 from factory.speed import Speed, of_model
 from factory.tables import Job
+from factory.web.api.jobs import check_label
 from factory.web.pages import copies, forms
 from factory.web.pages.forms import Form
 from factory.web.pages.frame import page, pages
@@ -22,11 +23,12 @@ from factory.web.state import current
 SOURCES = ("rejected", "synthetic", "real")
 CHECKS = ("negatives.center", "review.push", "trace")
 FIELDS = (
-    *("dataset", "model", "count", "seed", "prompt", "audit", "shard_size", "preset"),
+    *("dataset", "model", "count", "seed", "prompt", "label", "audit", "shard_size", "preset"),
     *(f"guidance.{name}" for name in ("rule", "gamma", "eta", "alpha", "nucleus")),
     *(f"negatives.{name}" for name in ("count", "strategy", "group")),
     *(f"negatives.sources.{name}" for name in SOURCES),
-    *(f"sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")),
+    *(f"sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")),
+    "sampling.max_new_tokens",
     "sampling.stop",
     "review.fraction",
     *CHECKS,
@@ -112,6 +114,8 @@ def first_form(session: Session) -> Form:
     chosen = request.args.get("dataset") or _first(datasets.list_all(session))
     model = request.args.get("model") or _first(models.list_all(session))
     blank = GenerateSpec(kind="generate", dataset="x", model="x", count=COUNT)
+    if chosen:
+        blank = datasets.defaults(datasets.get(session, chosen)).fill(blank)
     values = values_of(blank.model_dump(mode="json"))
     values |= {"dataset": chosen, "model": model, "seed": "", "once": str(uuid.uuid4())}
     return Form(values)
@@ -179,12 +183,15 @@ def _submit(session: Session, form: Form, spec: GenerateSpec) -> Job | None:
     try:
         dataset = datasets.get(session, spec.dataset)
         model = models.get(session, spec.model)
+        check_label(spec, dataset)
         key = _once(form)
         job, _ = jobs.submit(
             session, spec, dataset, model, request=body_of(form), idempotency_key=key
         )
     except NotFound as error:
         form.refuse(error, "model" if "model" in error.detail else "dataset")
+    except Invalid as error:
+        form.refuse(error)
     except Conflict:
         form.values["once"] = str(uuid.uuid4())
         form.errors[""] = (

@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from factory import datasets, negatives, outbox, reviews, samples, tallies
+from factory import datasets, negatives, outbox, pushes, reviews, samples, tallies
 from factory.errors import Conflict
 from factory.tables import Dataset, Sample
 from factory.web import paging
@@ -117,14 +117,14 @@ def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
         stats=reviews.stats(session, dataset.id),
         latest=shown,
         texts=samples.by_ids(session, [row.sample_id for row in shown]),
-        pushes=reviews.pushes_of(session, [row.sample_id for row in shown]),
+        pushes=pushes.of_samples(session, [row.sample_id for row in shown]),
         task_url=partial(label_studio.push_url, settings),
         figures=figures(
             reviews.judged(session, dataset.id, WINDOW),
             tallies.by(counted, "reviewer", "day", "verdict"),
             datetime.now(UTC).date(),
         ),
-        backlog=reviews.to_review(session, dataset.id, BACKLOG),
+        backlog=pushes.to_review(session, dataset.id, BACKLOG),
         away=_steered_away(session, dataset),
         retired=negatives.marked(session, dataset.id, "retired"),
         older=paging.encode(shown[-1].id) if len(found) > PAGE else None,

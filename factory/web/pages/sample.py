@@ -9,7 +9,7 @@ from flask import flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, negatives, requests, reviews, samples, texts
+from factory import datasets, jobs, negatives, pushes, requests, reviews, samples, texts
 from factory.errors import Conflict, NotFound
 from factory.tables import Dataset, Job, Request, Sample
 from factory.texts import Part
@@ -99,7 +99,7 @@ def _act(session: Session, action: str | None, found: Sequence[Sample]) -> str:
         for each in found:
             negatives.mark(session, each, "retired")
         return f"{len(found)} retired: no further sample is steered away from them."
-    owed = reviews.push(session, [each.id for each in found])
+    owed = pushes.add(session, [each.id for each in found])
     rest = len(found) - owed
     kept = f" {rest} were on their way already, or are not to be reviewed." if rest else ""
     return f"{owed} go to Label Studio.{kept}"
@@ -131,7 +131,7 @@ def sample(sample_id: uuid.UUID) -> ResponseReturnValue:
     settings = current().settings
     with current().db.transaction() as session:
         found = samples.get(session, sample_id)
-        push = reviews.push_of(session, sample_id)
+        push = pushes.of_sample(session, sample_id)
         links = samples.negatives_of(session, sample_id)
         corrections = samples.corrections_of(session, sample_id)
         asked = request.args.get("asked", type=uuid.UUID)

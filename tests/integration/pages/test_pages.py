@@ -15,6 +15,7 @@ from factory import (
     jobs,
     negatives,
     outbox,
+    pushes,
     requests,
     reviews,
     samples,
@@ -296,7 +297,7 @@ def test_ticked_samples_are_sent_retired_and_saved(
     assert (sent.status_code, sent.location) == (303, f"/samples?dataset={dataset}")
     assert "2 go to Label Studio." in visitor.get(sent.location).text
     with db.transaction() as session:
-        assert set(reviews.pushes_of(session, made)) == {made[0], made[2]}
+        assert set(pushes.of_samples(session, made)) == {made[0], made[2]}
     visitor.post("/samples/selected", form | {"action": "retire"})
     with db.transaction() as session:
         assert set(negatives.marks(session, made)) == {made[0], made[2]}

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from factory import datasets, negatives, reviews
+from factory import datasets, negatives, pushes, reviews
 from factory.db import Database
 
 from .conftest import Html, Visitor
@@ -17,7 +17,7 @@ def judged(db: Database, dataset: str, made: list[uuid.UUID]) -> list[uuid.UUID]
     with db.transaction() as session:
         found = datasets.get(session, dataset)
         found.label_studio_project = 5
-        reviews.mark_pushed(session, 5, {id_: 100 + n for n, id_ in enumerate(made)})
+        pushes.mark_pushed(session, 5, {id_: 100 + n for n, id_ in enumerate(made)})
         number = int(made[0].int % 10**6)
         said = [
             (0, "reject", "ada"),
