@@ -131,9 +131,9 @@ def to_review(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[t
     statement = (
         select(Push, Sample)
         .join(Sample, Sample.id == Push.sample_id)
-        .where(Push.dataset_id == dataset_id, Push.task_id.is_not(None))
-        .where(Sample.state == "in_review")
-        .order_by(Push.task_id)
+        .where(Sample.dataset_id == dataset_id, Sample.origin == "synthetic")
+        .where(Sample.state == "in_review", Push.task_id.is_not(None))
+        .order_by(Sample.id)
         .limit(limit)
     )
     return [(push, sample) for push, sample in session.execute(statement)]

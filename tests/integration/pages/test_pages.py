@@ -134,6 +134,8 @@ def hostile(db: Database) -> dict[str, str]:
         "job": f"/jobs/{job.id}",
         "live": f"/jobs/{job.id}/live",
         "clone": f"/jobs/new?like={job.id}",
+        "playground": f"/playground?like={job.id}",
+        "now": "/overview/now",
         "samples": "/samples?dataset=hostile",
         "search": "/samples?dataset=hostile&q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
         "sample": f"/samples/{made[0]}",
@@ -151,7 +153,17 @@ def hostile(db: Database) -> dict[str, str]:
     "name",
     [
         *("overview", "dataset", "jobs", "job", "live", "clone", "samples", "search", "sample"),
-        *("explanation", "replay", "waiting", "review", "models", "settings", "health"),
+        *(
+            "playground",
+            "now",
+            "explanation",
+            "replay",
+            "waiting",
+            "review",
+            "models",
+            "settings",
+            "health",
+        ),
     ],
 )
 def test_hostile_text_is_shown_and_does_nothing(
@@ -160,7 +172,7 @@ def test_hostile_text_is_shown_and_does_nothing(
     answer = visitor.get(hostile[name])
     assert answer.status_code == 200
     page = assert_inert(answer.text)
-    if name not in ("jobs", "clone"):
+    if name not in ("jobs", "clone", "playground", "now"):
         assert "<script>alert(1)</script>" in page.text + str(page.tags)
 
 
