@@ -15,7 +15,8 @@ DEV := .venv/.installed-dev
 SAYS := 1>&2
 QUIETER := sed -u -E '/^(Requirement|Looking|Processing|WARNING: Location|  )/d; s/^(.{88}).{9,}/\1 …/; s/^/[factory] /'
 
-.PHONY: help demo up test test-faults test-gpu lint format bench bench-gpu bench-dashboard clean install install-dev chromium
+.PHONY: help demo up test test-faults test-gpu lint format bench bench-gpu bench-dashboard study clean \
+	install install-dev chromium
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +55,9 @@ bench-dashboard: $(DEV)  ## Server time of every page with a million samples in 
 
 bench-gpu: $(RUN)  ## Speed of the engine on a CUDA device, at Llama's 1B and 7B shapes (under 8 minutes)
 	@exec $(BIN)/python tests/benchmarks/gpu_steer.py
+
+study: $(DEV)  ## Compare rules and feedback levers where every sample can be judged (up to 90 minutes)
+	@exec $(BIN)/python -m tests.benchmarks.study
 
 clean:  ## Remove the virtual environments; data in .factory stays
 	@rm -rf .venv .venv-label-studio
