@@ -1,7 +1,9 @@
 """Answers what a person waits for: replay, explanation and preview."""
 
 import random
+import time
 import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +21,7 @@ from workers.generate import Composer, Row
 from workers.pairs import LoadedPair, PairCache
 from workers.watchdog import Watchdog
 
+NOTE_SECONDS = 0.2  # how often what is made so far is stored for those who watch
 STREAMS = ("expert", "base", "negative", "center")
 
 logger = log.get(__name__)
@@ -98,7 +101,7 @@ class Desk:
 
     def _answer(self, session: Session, request: Request) -> dict[str, Any]:
         if request.kind == "preview":
-            return self._preview(session, request.payload["spec"])
+            return self._preview(session, request)
         past = _past(session, uuid.UUID(request.payload["sample"]))
         answer = self._replay if request.kind == "replay" else self._explain
         return answer(past)
@@ -132,31 +135,44 @@ class Desk:
             trace = completion.trace
         return {"sample": str(past.sample.id), "tokens": _explained(pair, trace)}
 
-    def _preview(self, session: Session, payload: dict[str, Any]) -> dict[str, Any]:
-        """A few samples with and without guidance, from the same seeds. Nothing is stored."""
-        spec = GenerateSpec.model_validate(payload)
+    def _preview(self, session: Session, request: Request) -> dict[str, Any]:
+        """A few samples with and without guidance, from the same seeds. Nothing is stored but
+        the request's own result, which grows as they are made."""
+        spec = GenerateSpec.model_validate(request.payload["spec"])
         dataset = datasets.get(session, spec.dataset)
         pair = self.pairs.load(models.get(session, spec.model))
         spec = spec.model_copy(update={"prompt": spec.prompt or dataset.prompt})
         off = {"gamma": 0.0, "eta": 0.0}
         plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
-        return {
-            "guided": self._few(session, pair, spec, dataset.id),
+        runs = {
             "unguided": self._few(session, pair, plain, dataset.id),
+            "guided": self._few(session, pair, spec, dataset.id),
         }
+        shown: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+        noted = time.monotonic()
+        for name, row in _by_turns(runs):
+            shown[name].append(row)
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                self._note(request.id, shown)
+                noted = time.monotonic()
+        return {name: sorted(rows, key=lambda row: row["ordinal"]) for name, rows in shown.items()}
+
+    def _note(self, request_id: uuid.UUID, partial: dict[str, Any]) -> None:
+        with self.database.transaction() as session:
+            requests.note(session, request_id, partial)
 
     def _few(
         self, session: Session, pair: LoadedPair, spec: GenerateSpec, dataset_id: uuid.UUID
-    ) -> list[dict[str, Any]]:
+    ) -> Iterator[dict[str, Any]]:
         composer = Composer(spec, pair)
         rows = [
             composer.row(ordinal, seed, self._chosen(session, spec, dataset_id, seed), audit=False)
             for ordinal in range(spec.count)
             for seed in [row_seed(spec.seed, ordinal)]
         ]
-        decoder = composer.decoder(len(rows), trace=False)
-        made = {c.index: c for c in decoder.run(row.request for row in rows)}
-        return [_previewed(row, made[index], composer) for index, row in enumerate(rows)]
+        decoder = composer.decoder(len(rows), trace=True)
+        for completion in decoder.run(row.request for row in rows):
+            yield _previewed(rows[completion.index], completion, composer)
 
     def _chosen(
         self, session: Session, spec: GenerateSpec, dataset_id: uuid.UUID, seed: int
@@ -165,6 +181,20 @@ class Desk:
             return Chosen()
         rng = random.Random(seed)
         return negatives.choose(session, dataset_id, spec.negatives, rng)
+
+
+def _by_turns(
+    runs: Mapping[str, Iterator[dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the runs yield, one of each in turn, with the run's name, until all have ended."""
+    left = dict(runs)
+    while left:
+        for name, run in list(left.items()):
+            row = next(run, None)
+            if row is None:
+                del left[name]
+            else:
+                yield name, row
 
 
 def _past(session: Session, sample_id: uuid.UUID) -> Past:
@@ -254,6 +284,12 @@ def _previewed(row: Row, completion: Completion, composer: Composer) -> dict[str
         "text": composer.text(completion.token_ids),
         "tokens": len(completion.token_ids),
         "finish_reason": completion.finish_reason,
+        "surprise": _surprise(completion.trace),
         "negatives": [str(document.id) for document in row.negatives],
         "center": [str(document.id) for document in row.center],
     }
+
+
+def _surprise(trace: Trace | None) -> float | None:
+    """How little the expert expects a text: mean of −E over its tokens, in nats."""
+    return -float(trace.expert.mean()) if trace is not None and len(trace.expert) else None

@@ -148,6 +148,7 @@ class Rejected(Sample):
     """A rejected sample, and how many samples were steered away from it."""
 
     used: int
+    mark: Literal["pinned", "retired"] | None
 
 
 class Negatives(Shape):
@@ -343,6 +344,13 @@ class Request(Shape):
     error: dict[str, Any] | None
     created_at: Time
     done_at: Time | None
+
+
+class Mark(Shape):
+    """What someone decided about a sample as a negative; null: nothing."""
+
+    sample: uuid.UUID
+    kind: Literal["pinned", "retired"] | None
 
 
 class Difference(Shape):
