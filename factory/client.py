@@ -83,6 +83,14 @@ class Client:
         """A dataset with its counts. Raises NotFound."""
         return self._http.get(f"/datasets/{_part(name)}")
 
+    def set_feedback(self, name: str, feedback: Mapping[str, Any]) -> Json:
+        """Say which levers a dataset's later jobs use: `{"levers": [{"name", …}], "window"}`.
+
+        Raises NotFound, Invalid.
+        """
+        path = f"/datasets/{_part(name)}"
+        return self._http.call("PATCH", path, {"feedback": feedback}, safe=True)
+
     def import_samples(
         self,
         dataset: str,

@@ -11,12 +11,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Row, func, select, text, union_all
+from sqlalchemy import ColumnElement, Row, func, select, text, true, union_all
 from sqlalchemy.orm import Session, aliased
 
 from factory.spec import NegativesSpec, Source
 from factory.tables import Sample, SampleNegative
 
+TRUE: ColumnElement[bool] = true()
 WINDOW = 1000  # the newest samples of a source: older evidence is not drawn from
 
 STATES: Mapping[Source, tuple[str, tuple[str, ...]]] = {
@@ -44,18 +45,25 @@ class Chosen:
 
 
 def choose(
-    session: Session, dataset_id: uuid.UUID, spec: NegativesSpec, rng: random.Random
+    session: Session,
+    dataset_id: uuid.UUID,
+    spec: NegativesSpec,
+    rng: random.Random,
+    evidence: ColumnElement[bool] = TRUE,
 ) -> Chosen:
-    """Draw negatives, and their centre when asked for. Empty when the dataset has none."""
+    """Draw negatives, and their centre when asked for. Empty when the dataset has none.
+
+    evidence: the condition on a generated sample that its verdict counts.
+    """
     pools = {
         source: pool
         for source, weight in spec.sources.items()
-        if weight > 0 and (pool := _pool(session, dataset_id, source))
+        if weight > 0 and (pool := _pool(session, dataset_id, source, evidence))
     }
     picks = _draw(session, spec, pools, rng)
     negatives = _documents(session, picks)
     rejected = [pick.id for pick in negatives if pick.source == "rejected"]
-    center = _center(session, dataset_id, rejected, negatives) if spec.center else []
+    center = _center(session, dataset_id, rejected, negatives, evidence) if spec.center else []
     return Chosen(tuple(negatives), tuple(center))
 
 
@@ -93,12 +101,19 @@ class _Pick:
     source: str
 
 
-def _pool(session: Session, dataset_id: uuid.UUID, source: Source) -> list[uuid.UUID]:
+def _pool(
+    session: Session,
+    dataset_id: uuid.UUID,
+    source: Source,
+    evidence: ColumnElement[bool] = TRUE,
+) -> list[uuid.UUID]:
     """Ids of the newest samples of a source, newest first."""
     origin, states = STATES[source]
+    counts = evidence if source == "rejected" else TRUE
     newest = [
         select(Sample.id)
         .where(Sample.dataset_id == dataset_id, Sample.origin == origin, Sample.state == state)
+        .where(counts)
         .order_by(Sample.id.desc())
         .limit(WINDOW)
         for state in states
@@ -155,6 +170,7 @@ def _center(
     dataset_id: uuid.UUID,
     rejected: Sequence[uuid.UUID],
     negatives: Sequence[Document],
+    evidence: ColumnElement[bool],
 ) -> list[Document]:
     """For each rejected negative in order, its nearest accepted sample, none of them twice."""
     taken = {document.id for document in negatives}
@@ -162,7 +178,7 @@ def _center(
     if rejected:
         session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
     for id_ in rejected:
-        row = _nearest_accepted(session, dataset_id, id_, taken)
+        row = _nearest_accepted(session, dataset_id, id_, taken, evidence)
         if row is not None:
             center.append(Document(row.id, "accepted", row.text))
             taken.add(row.id)
@@ -170,7 +186,11 @@ def _center(
 
 
 def _nearest_accepted(
-    session: Session, dataset_id: uuid.UUID, id_: uuid.UUID, taken: set[uuid.UUID]
+    session: Session,
+    dataset_id: uuid.UUID,
+    id_: uuid.UUID,
+    taken: set[uuid.UUID],
+    evidence: ColumnElement[bool],
 ) -> Row[uuid.UUID, str] | None:
     here = session.scalar(select(Sample.embedding).where(Sample.id == id_))
     if here is None:
@@ -179,6 +199,7 @@ def _nearest_accepted(
         Sample.dataset_id == dataset_id,
         Sample.state == "accepted",
         Sample.origin.in_(("synthetic", "corrected")),
+        (Sample.origin == "corrected") | evidence,
         Sample.embedding.is_not(None),
         Sample.id.not_in(taken),
     )

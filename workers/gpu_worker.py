@@ -11,10 +11,12 @@ from factory.samples import MadeBy
 from factory.shards import Lease
 from factory.spec import GenerateSpec, TrainSpec, job_spec
 from factory.tables import Job, ModelPair
-from workers import layout
+from workers import embedding, layout
+from workers.embedding import Embedder
 from workers.generate import ShardRun
 from workers.interactive import Desk
 from workers.leases import Hold
+from workers.levers.acting import Bench
 from workers.pairs import PairCache, device_of, software
 from workers.shard_worker import ShardWorker
 from workers.train import TrainRun
@@ -33,14 +35,20 @@ class GpuWorker(ShardWorker):
     kind = "gpu"
 
     def __post_init__(self) -> None:
+        self._embedder: Embedder | None = None
         self._slots: dict[str, int] = {}  # of pairs for which the settings' were too many
         self.pairs = PairCache(self.settings, self.database)
-        self.desk = Desk(self.database, self.pairs, self.settings.stall_seconds)
+        self.bench = Bench(self.database, self.settings, self._embedding_model)
+        self.desk = Desk(self.database, self.pairs, self.settings.stall_seconds, self.bench)
 
     def run_shard(self, shard_id: uuid.UUID) -> None:
         """Answer who waits, then work on the shard."""
         self.desk.serve_all()
         super().run_shard(shard_id)
+
+    def _embedding_model(self) -> Embedder:
+        self._embedder = self._embedder or embedding.load(self.settings)
+        return self._embedder
 
     def _attempt(self, lease: Lease) -> bool:
         again = super()._attempt(lease)
@@ -70,10 +78,13 @@ class GpuWorker(ShardWorker):
         pair = self.pairs.load(model)
         slots = self._slots.get(model.name, self.settings.slots)
         made_on = pair.environment(slots)
-        attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on})
+        starting = hold.lease.start == 0
+        acting = self.bench.ready(job.dataset_id, spec, pair, starting=starting)
+        levers = {"levers": list(acting.uses)}
+        attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on, **levers})
         by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id)
         try:
-            ShardRun(self.database, self.settings, hold, spec, pair, by, slots).run()
+            ShardRun(self.database, self.settings, hold, spec, pair, by, slots, acting).run()
         except torch.OutOfMemoryError as error:
             if slots == 1:
                 raise

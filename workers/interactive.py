@@ -2,19 +2,23 @@
 
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from factory import datasets, log, models, negatives, requests, samples
+from factory import datasets, levers, log, models, negatives, requests, samples
 from factory.db import Database
 from factory.errors import FactoryError, Unavailable
+from factory.feedback import Feedback
 from factory.negatives import Chosen
 from factory.spec import GenerateSpec, row_seed
-from factory.tables import Job, ModelPair, Request, Sample
+from factory.tables import Attempt, Job, ModelPair, Request, Sample
 from workers.decoding import Completion, Trace
 from workers.generate import Composer, Row
+from workers.levers.acting import Acting, Bench, recalled
 from workers.pairs import LoadedPair, PairCache
 from workers.watchdog import Watchdog
 
@@ -31,6 +35,7 @@ class Past:
     spec: GenerateSpec
     model: ModelPair
     chosen: Chosen
+    levers: Sequence[dict[str, Any]]
 
 
 @dataclass
@@ -40,6 +45,7 @@ class Desk:
     database: Database
     pairs: PairCache
     stall_seconds: float
+    bench: Bench
 
     def serve_all(self) -> None:
         """Answer every waiting request, oldest first. One that the database did not let be
@@ -88,7 +94,7 @@ class Desk:
     def _replay(self, past: Past) -> dict[str, Any]:
         """Make a sample again from what was recorded, and compare the tokens."""
         pair = self.pairs.load(past.model)
-        completion, composer = _again(pair, past)
+        completion, composer = self._again(pair, past)
         expected = tuple(past.sample.token_ids or ())
         return {
             "identical": completion.token_ids == expected,
@@ -103,31 +109,49 @@ class Desk:
         if past.sample.trace is not None:
             trace = Trace.from_bytes(past.sample.trace)
         else:
-            completion, _ = _again(pair, past)
+            completion, _ = self._again(pair, past)
             if completion.trace is None:
                 raise FactoryError("The sample could not be made again.")
             trace = completion.trace
         return {"sample": str(past.sample.id), "tokens": _explained(pair, trace)}
+
+    def _again(self, pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
+        acting, sample = recalled(self.bench.settings, past.levers), past.sample
+        composer = Composer(acting.applied(past.spec), pair, acting.head)
+        row = composer.row(sample.ordinal or 0, sample.seed or 0, past.chosen, audit=sample.audit)
+        return next(composer.decoder(1, trace=True).run([row.request])), composer
 
     def _preview(self, session: Session, payload: dict[str, Any]) -> dict[str, Any]:
         """A few samples with and without guidance, from the same seeds. Nothing is stored."""
         spec = GenerateSpec.model_validate(payload)
         dataset = datasets.get(session, spec.dataset)
         pair = self.pairs.load(models.get(session, spec.model))
-        spec = spec.model_copy(update={"prompt": spec.prompt or dataset.prompt})
+        feedback = spec.feedback or Feedback.model_validate(dataset.feedback)
+        filled = {"prompt": spec.prompt or dataset.prompt, "feedback": feedback}
+        spec = spec.model_copy(update=filled)
         off = {"gamma": 0.0, "eta": 0.0}
         plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
+        acting = self.bench.ready(dataset.id, spec, pair, starting=False)
         return {
-            "guided": self._few(session, pair, spec, dataset.id),
-            "unguided": self._few(session, pair, plain, dataset.id),
+            "guided": self._few(session, pair, spec, dataset.id, acting),
+            "unguided": self._few(session, pair, plain, dataset.id, Acting()),
         }
 
     def _few(
-        self, session: Session, pair: LoadedPair, spec: GenerateSpec, dataset_id: uuid.UUID
+        self,
+        session: Session,
+        pair: LoadedPair,
+        spec: GenerateSpec,
+        dataset_id: uuid.UUID,
+        acting: Acting,
     ) -> list[dict[str, Any]]:
-        composer = Composer(spec, pair)
+        spec = acting.applied(spec)
+        evidence = levers.within(dataset_id, acting.window)
+        composer = Composer(spec, pair, acting.head)
         rows = [
-            composer.row(ordinal, seed, self._chosen(session, spec, dataset_id, seed), audit=False)
+            composer.row(
+                ordinal, seed, _chosen(session, spec, dataset_id, seed, evidence), audit=False
+            )
             for ordinal in range(spec.count)
             for seed in [row_seed(spec.seed, ordinal)]
         ]
@@ -135,13 +159,18 @@ class Desk:
         made = {c.index: c for c in decoder.run(row.request for row in rows)}
         return [_previewed(row, made[index], composer) for index, row in enumerate(rows)]
 
-    def _chosen(
-        self, session: Session, spec: GenerateSpec, dataset_id: uuid.UUID, seed: int
-    ) -> Chosen:
-        if spec.guidance.eta == 0:
-            return Chosen()
-        rng = random.Random(seed)
-        return negatives.choose(session, dataset_id, spec.negatives, rng)
+
+def _chosen(
+    session: Session,
+    spec: GenerateSpec,
+    dataset_id: uuid.UUID,
+    seed: int,
+    evidence: ColumnElement[bool],
+) -> Chosen:
+    if spec.guidance.eta == 0:
+        return Chosen()
+    rng = random.Random(seed)
+    return negatives.choose(session, dataset_id, spec.negatives, rng, evidence)
 
 
 def _past(session: Session, sample_id: uuid.UUID) -> Past:
@@ -157,14 +186,8 @@ def _past(session: Session, sample_id: uuid.UUID) -> Past:
         GenerateSpec.model_validate(job.spec),
         session.get_one(ModelPair, job.model_id),
         Chosen(negative, center),
+        samples.levers_of(sample, session.get_one(Attempt, sample.attempt_id)) or (),
     )
-
-
-def _again(pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
-    composer = Composer(past.spec, pair)
-    sample = past.sample
-    row = composer.row(sample.ordinal or 0, sample.seed or 0, past.chosen, audit=sample.audit)
-    return next(composer.decoder(1, trace=True).run([row.request])), composer
 
 
 def _first_difference(
@@ -189,6 +212,7 @@ def _explained(pair: LoadedPair, trace: Trace) -> list[dict[str, Any]]:
             "token": pair.pieces[trace.tokens[i]],
             "token_id": int(trace.tokens[i]),
             **{name: _at(getattr(trace, name), i) for name in STREAMS},
+            "verdict_head": _at(trace.head, i),
             "score": float(trace.scores[i]),
             "unguided": pair.pieces[trace.unguided[i]],
             "survivors": int(trace.survivors[i]),

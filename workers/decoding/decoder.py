@@ -20,6 +20,7 @@ from factory.guidance import Guidance, Sampling
 
 from .guidance import MASKED, Steered, steer
 from .lane import Lane, Logits, RoleName
+from .levers import HeadTerm
 from .model_pair import ModelPair
 from .prompts import check_context
 from .records import Completion, FinishReason, Floats, Request, Trace
@@ -51,9 +52,11 @@ class SteerDecoder:
         *,
         trace: bool = False,
         should_stop: StopRule | None = None,
+        head: HeadTerm | None = None,
     ) -> None:
         """trace: record why each token was chosen. should_stop: called with a row's tokens so
-        far after each of them; True ends the row with "stop" (its tokens are left whole)."""
+        far after each of them; True ends the row with "stop" (its tokens are left whole).
+        head: acts on every request that does not say otherwise."""
         if slots < 1:
             raise ValueError(f"slots must be 1 or more, not {slots}")
         self._pair = pair
@@ -62,6 +65,7 @@ class SteerDecoder:
         self._slots = slots
         self._trace = trace
         self._should_stop = should_stop
+        self._head = head.on(pair) if head is not None and head.weight > 0 else None
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield completions as rows finish. A request is pulled when a slot is free for it,
@@ -112,6 +116,7 @@ class _Batch:
         self._noise = Noise(pair.vocab_size, self._device)
         self._banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
+        self._vocab = pair.vocab_size
 
     @property
     def is_empty(self) -> bool:
@@ -183,15 +188,17 @@ class _Batch:
         for group in _by_roles(samples):
             rows = torch.tensor(group, device=self._device)
             slots = torch.tensor([live[i] for i in group], device=self._device)
-            steered, ok = self._steer(samples[group[0]].roles, slots)
+            steered, ok = self._steer(samples[group[0]], slots)
             chosen = draw(steered.scores, self._decoder._sampling, noise[rows])
             tokens[rows], healthy[rows] = chosen, ok
             if self._traces:
                 self._traces.add(slots, positions[rows], steered, chosen, noise[rows])
         return tokens.tolist(), healthy.tolist()
 
-    def _steer(self, roles: Sequence[RoleName], slots: Tensor) -> tuple[Steered, Tensor]:
-        logits = {role: self._logits[role][slots] for role in roles}
+    def _steer(self, like: _Sample, slots: Tensor) -> tuple[Steered, Tensor]:
+        """The scores of samples with the streams and levers of one of them."""
+        rows = {role: self._logits[role][slots] for role in like.roles}
+        logits = {role: row[:, : self._vocab] for role, row in rows.items()}
         finite = [stream.amax(dim=-1).isfinite() for stream in logits.values()]
         if len(self._banned):
             logits = {r: x.index_fill(-1, self._banned, MASKED) for r, x in logits.items()}
@@ -202,6 +209,8 @@ class _Batch:
             self._decoder._guidance,
             logits.get("center"),
         )
+        if self._decoder._head is not None and like.request.head:
+            steered = self._decoder._head.add(steered, rows["expert"][:, self._vocab :])
         return steered, torch.stack(finite).all(dim=0)
 
     @torch.inference_mode()
@@ -224,11 +233,11 @@ class _Batch:
         """Put rows of logits where their slots and roles find them."""
         for role, slots, logits in results:
             at = torch.tensor(slots, device=self._device)
-            self._rows_of(role)[at] = logits.to(self._device, torch.float32)
+            self._rows_of(role, logits.shape[1])[at] = logits.to(self._device, torch.float32)
 
-    def _rows_of(self, role: RoleName) -> Tensor:
+    def _rows_of(self, role: RoleName, width: int) -> Tensor:
         if role not in self._logits:
-            shape = (self._decoder._slots, self._decoder._pair.vocab_size)
+            shape = (self._decoder._slots, width)
             self._logits[role] = torch.zeros(shape, device=self._device)
         return self._logits[role]
 
@@ -243,22 +252,24 @@ def _lanes(decoder: SteerDecoder) -> list[tuple[tuple[RoleName, ...], Lane]]:
     """One lane for both models of a row-wise LoRA pair, two for two models."""
     pair, size = decoder._pair, (decoder._slots, decoder._sampling.max_new_tokens)
     expert: tuple[RoleName, ...] = ("expert", "negative", "center")
+    hidden = decoder._head is not None
     if pair.kind == "lora":
         every = (*expert, "base")
-        return [(every, Lane(pair.expert, every, *size, pair.rows))]
-    lanes = [(expert, Lane(pair.expert, expert, *size, None))]
+        return [(every, Lane(pair.expert, every, *size, pair.rows, hidden=hidden))]
+    lanes = [(expert, Lane(pair.expert, expert, *size, None, hidden=hidden))]
     return [*lanes, (("base",), Lane(pair.base, ("base",), *size, None))]
 
 
 class _Traces:
-    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device.
+    """What is remembered of every step: (slots, max_new_tokens, 9) float32 on the device.
 
     Token ids and counts are whole numbers below 2**24, exact in float32.
     """
 
     def __init__(self, decoder: SteerDecoder) -> None:
         self._sampling = decoder._sampling
-        shape = (decoder._slots, decoder._sampling.max_new_tokens, 8)
+        shape = (decoder._slots, decoder._sampling.max_new_tokens, 9)
+        self._head = decoder._head is not None
         self._columns = torch.zeros(shape, device=decoder._pair.device)
 
     def add(
@@ -268,7 +279,8 @@ class _Traces:
         expert = steered.expert.masked_fill(~steered.keep, MASKED)
         unguided = draw(expert, self._sampling, noise)
         absent = torch.zeros_like(steered.scores)
-        streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
+        parts = (steered.expert, steered.base, steered.negative, steered.center)
+        streams = (*parts, steered.scores, steered.head)
         picked = [(absent if x is None else x).gather(1, chosen[:, None])[:, 0] for x in streams]
         counts = (chosen, *picked, unguided, steered.keep.sum(dim=-1))
         self._columns[slots, positions] = torch.stack([c.float() for c in counts], dim=-1)
@@ -276,7 +288,7 @@ class _Traces:
     def take(self, slot: int, sample: _Sample) -> Trace:
         """The trace of a sample that has ended."""
         columns: Floats = self._columns[slot, : len(sample.tokens)].cpu().numpy().T.copy()
-        ints = [columns[i].astype("int32") for i in (0, 6, 7)]
+        ints = [columns[i].astype("int32") for i in (0, 7, 8)]
         there = dict(zip(ROLES, columns[1:5], strict=True))
         return Trace(
             tokens=ints[0],
@@ -287,6 +299,7 @@ class _Traces:
             scores=columns[5],
             unguided=ints[1],
             survivors=ints[2],
+            head=columns[6] if self._head and sample.request.head else None,
         )
 
 
@@ -297,10 +310,10 @@ def _context(request: Request, role: RoleName) -> Sequence[int]:
 
 
 def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
-    """Indices of samples grouped by the streams they have."""
-    groups: dict[tuple[RoleName, ...], list[int]] = {}
+    """Indices of samples grouped by the streams they have, and whether a head may act."""
+    groups: dict[tuple[bool, tuple[RoleName, ...]], list[int]] = {}
     for i, sample in enumerate(samples):
-        groups.setdefault(sample.roles, []).append(i)
+        groups.setdefault((sample.request.head, sample.roles), []).append(i)
     return list(groups.values())
 
 

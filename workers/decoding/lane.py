@@ -11,6 +11,7 @@ from factory.errors import ModelError
 
 from .attention import Attender, Prefill, Scoring
 from .kv import Ids, Role
+from .levers import watching_head
 from .lora import ExpertRows
 
 RoleName = Literal["expert", "negative", "center", "base"]
@@ -29,15 +30,19 @@ class Lane:
         rows: int,
         columns: int,
         expert_rows: ExpertRows | None,
+        *,
+        hidden: bool = False,
     ) -> None:
         """rows, columns: of each role at most, and how many tokens a row generates at most.
-        expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None."""
+        expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None.
+        hidden: what logits are made of (d numbers a row) follows them in the same row."""
         self._model = model
         self._device = _input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
         self._roles: dict[RoleName, Role] = {name: Role(rows, columns) for name in roles}
         self._last: dict[tuple[RoleName, Ids], Tensor] = {}
         self._expert_rows = expert_rows
+        self._hidden = hidden
 
     def open(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> Iterator[Logits]:
         """Start a row per (slot, role, context); contexts that are not here yet are run."""
@@ -113,14 +118,15 @@ class Lane:
         the adapter, if there is one."""
         if self._expert_rows is not None:
             self._expert_rows.count, self._expert_rows.total = expert, len(ids)
-        logits: Tensor = self._model(
-            input_ids=ids.to(self._device),
-            position_ids=positions.to(self._device),
-            attender=attender,
-            use_cache=False,
-            logits_to_keep=1 if keep is None else keep.to(self._device),
-        ).logits
-        return logits
+        with watching_head(self._model, self._hidden) as seen:
+            logits: Tensor = self._model(
+                input_ids=ids.to(self._device),
+                position_ids=positions.to(self._device),
+                attender=attender,
+                use_cache=False,
+                logits_to_keep=1 if keep is None else keep.to(self._device),
+            ).logits
+        return torch.cat((logits, seen[0].to(logits)), dim=-1) if seen else logits
 
 
 class _Stacked:
