@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, select, true
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from factory.feedback import Feedback, Pool, Window, digest
 from factory.ids import new_id
@@ -62,21 +62,22 @@ class Fit:
 def within(dataset_id: uuid.UUID, window: Window) -> ColumnElement[bool]:
     """The condition that a sample's verdict lies inside the window."""
     condition: ColumnElement[bool] = true()
+    said, of = aliased(Review), aliased(Sample)
     if window.rounds is not None:
         reviewed = (
-            select(Sample.job_id)
-            .join(Review, Review.sample_id == Sample.id)
-            .where(Sample.dataset_id == dataset_id, Sample.job_id.is_not(None))
-            .where(Review.deleted_at.is_(None))
-            .group_by(Sample.job_id)
-            .order_by(Sample.job_id.desc())
+            select(of.job_id)
+            .join(said, said.sample_id == of.id)
+            .where(of.dataset_id == dataset_id, of.job_id.is_not(None))
+            .where(said.deleted_at.is_(None))
+            .group_by(of.job_id)
+            .order_by(of.job_id.desc())
             .limit(window.rounds)
         )
-        condition = Sample.job_id.in_(reviewed.correlate(None))
+        condition = Sample.job_id.in_(reviewed)
     if window.days is not None:
         since = func.clock_timestamp() - func.make_interval(0, 0, 0, 0, 0, 0, window.days * 86_400)
         recent = exists().where(
-            Review.sample_id == Sample.id, Review.deleted_at.is_(None), Review.updated_at >= since
+            said.sample_id == Sample.id, said.deleted_at.is_(None), said.updated_at >= since
         )
         condition = condition & recent
     return condition

@@ -38,8 +38,8 @@ class FittedHead:
 
 @dataclass(frozen=True)
 class _Data:
-    """Tokens of reviewed texts: h (N, d), e (N, d), each token's place among those seen (N,),
-    its text (N,), and the texts' verdicts (T,), 1: accepted."""
+    """Tokens of reviewed texts: h (N, d); e (S, d) of the S different ones; each token's place
+    among these (N,), its text (N,), and the texts' verdicts (T,), 1: accepted."""
 
     hidden: Tensor
     embedded: Tensor
@@ -76,12 +76,12 @@ def fit_head(
     scale_e = embeddings.std().clamp(min=1e-6).cpu() * embeddings.shape[1] ** 0.5
     data = _Data(
         (read.hidden / scale_h).to(device),
-        embeddings[read.tokens.to(embeddings.device)].to(device) / scale_e.to(device),
+        embeddings[seen.to(embeddings.device)].to(device) / scale_e.to(device),
         places.to(device),
         read.texts.to(device),
         torch.tensor(accepted, dtype=torch.float32, device=device),
     )
-    sanity = _cross_validated(data, len(seen), rank, seed)
+    sanity = _cross_validated(data, rank, seed)
     found = _fit(data, torch.ones(1, len(accepted), device=device), data.accepted[None], rank, seed)
     bias = torch.full((len(embeddings),), float(found.level))
     bias[seen] += found.bias[0].cpu()
@@ -116,10 +116,12 @@ class _Fits:
 
     def log_odds(self, data: _Data) -> Tensor:
         """(K, N)."""
-        low = torch.einsum("nd,krd->knr", data.hidden, self.hidden)
-        side = torch.einsum("nd,krd->knr", data.embedded, self.token)
-        own = self.level + self.direction @ data.hidden.T + self.bias[:, data.places]
-        return own + (low * side).sum(-1)
+        count, rank, width = self.hidden.shape
+        low = data.hidden @ self.hidden.view(-1, width).T
+        side = data.embedded @ self.token.view(-1, width).T
+        both = (low * side.index_select(0, data.places)).view(-1, count, rank).sum(-1)
+        bias = self.bias.T.index_select(0, data.places)
+        return (both + data.hidden @ self.direction.T + bias + self.level.T).T
 
 
 def _fit(data: _Data, weights: Tensor, verdicts: Tensor, rank: int, seed: int) -> _Fits:
@@ -156,7 +158,7 @@ def _loss(fits: _Fits, data: _Data, each: Tensor, target: Tensor) -> Tensor:
     return entropy + SHRINK * shared + SHRINK_BIAS * fits.bias.square().sum()
 
 
-def _cross_validated(data: _Data, seen: int, rank: int, seed: int) -> Sanity:
+def _cross_validated(data: _Data, rank: int, seed: int) -> Sanity:
     """How well heads foretell the verdicts of texts that they were not fitted on, beside heads
     on shuffled verdicts."""
     accepted = data.accepted.cpu().numpy() > 0
@@ -180,7 +182,8 @@ def _cross_validated(data: _Data, seen: int, rank: int, seed: int) -> Sanity:
 
 
 def _of_texts(log_odds: Tensor, texts: Tensor, count: int) -> Tensor:
-    """(K, N) log-odds of tokens to (K, T), the mean of each text's tokens."""
+    """(K, N) log-odds of tokens to (K, T): the mean of log σ over each text's tokens, which is
+    what steering adds."""
     total = torch.zeros(len(log_odds), count, device=log_odds.device)
-    total.index_add_(1, texts, log_odds)
+    total.index_add_(1, texts, nn.functional.logsigmoid(log_odds))
     return total / torch.bincount(texts, minlength=count).clamp(min=1)
