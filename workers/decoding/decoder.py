@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
 
 from .guidance import MASKED, Steered, steer
-from .lane import Lane, Logits, RoleName
+from .lane import Lane, RoleName
 from .levers import HeadTerm
 from .model_pair import ModelPair
 from .prompts import check_context
@@ -112,9 +113,9 @@ class _Batch:
         pair, self._device = decoder._pair, decoder._pair.device
         self._lanes = _lanes(decoder)
         self._samples: list[_Sample | None] = [None] * decoder._slots
-        self._logits: dict[str, Tensor] = {}
         self._noise = Noise(pair.vocab_size, self._device)
-        self._banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=self._device)
+        shape = (decoder._slots, decoder._sampling.max_new_tokens, 2)
+        self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
         self._vocab = pair.vocab_size
 
@@ -136,6 +137,7 @@ class _Batch:
             self._samples[slot] = _Sample(index, request, roles)
             wanted += [(slot, role, tuple(_context(request, role))) for role in roles]
         if wanted:
+            self._key(sorted({slot for slot, _, _ in wanted}))
             self._open(wanted)
 
     def step(self) -> list[Completion]:
@@ -180,28 +182,31 @@ class _Batch:
     def _choose(self, live: Sequence[int]) -> tuple[list[int], list[bool]]:
         """The next token of every live slot, and whether its logits are finite."""
         samples = [self._sample(slot) for slot in live]
-        seeds = torch.tensor([s.request.seed for s in samples], device=self._device)
+        slots = torch.tensor(live, device=self._device)
         positions = torch.tensor([len(s.tokens) for s in samples], device=self._device)
-        noise = self._noise.gumbel(noise_keys(seeds, positions))
+        noise = self._noise.gumbel(self._keys[slots, positions])
         tokens = torch.zeros(len(live), dtype=torch.long, device=self._device)
         healthy = torch.ones(len(live), dtype=torch.bool, device=self._device)
         for group in _by_roles(samples):
-            rows = torch.tensor(group, device=self._device)
-            slots = torch.tensor([live[i] for i in group], device=self._device)
-            steered, ok = self._steer(samples[group[0]], slots)
+            rows = _index(group, len(live), self._device)
+            at = _index([live[i] for i in group], len(self._samples), self._device)
+            steered, ok = self._steer(samples[group[0]], at)
             chosen = draw(steered.scores, self._decoder._sampling, noise[rows])
             tokens[rows], healthy[rows] = chosen, ok
             if self._traces:
-                self._traces.add(slots, positions[rows], steered, chosen, noise[rows])
+                self._traces.add(slots[rows], positions[rows], steered, chosen, noise[rows])
         return tokens.tolist(), healthy.tolist()
 
-    def _steer(self, like: _Sample, slots: Tensor) -> tuple[Steered, Tensor]:
-        """The scores of samples with the streams and levers of one of them."""
-        rows = {role: self._logits[role][slots] for role in like.roles}
+    def _steer(self, like: _Sample, at: Tensor | slice) -> tuple[Steered, Tensor]:
+        """The scores of samples that have the streams and levers of one of them."""
+        rows = {
+            role: lane.logits[role][at]
+            for names, lane in self._lanes
+            for role in names
+            if role in like.roles
+        }
         logits = {role: row[:, : self._vocab] for role, row in rows.items()}
         finite = [stream.amax(dim=-1).isfinite() for stream in logits.values()]
-        if len(self._banned):
-            logits = {r: x.index_fill(-1, self._banned, MASKED) for r, x in logits.items()}
         steered = steer(
             logits["expert"],
             logits.get("base"),
@@ -214,32 +219,27 @@ class _Batch:
         return steered, torch.stack(finite).all(dim=0)
 
     @torch.inference_mode()
+    def _key(self, slots: list[int]) -> None:
+        """The keys of all draws of the samples that start in these slots."""
+        seeds = torch.tensor([self._sample(slot).request.seed for slot in slots])
+        keys = noise_keys(seeds[:, None], torch.arange(self._keys.shape[1]))
+        self._keys[slots] = keys.to(self._device)
+
+    @torch.inference_mode()
     def _open(self, wanted: Sequence[tuple[int, RoleName, tuple[int, ...]]]) -> None:
         for names, lane in self._lanes:
-            self._keep(lane.open([item for item in wanted if item[1] in names]))
+            lane.open([item for item in wanted if item[1] in names])
 
     @torch.inference_mode()
     def _forward(self) -> None:
         tokens = {slot: s.tokens[-1] for slot, s in enumerate(self._samples) if s is not None}
         for _, lane in self._lanes:
-            self._keep(lane.step(tokens))
+            lane.step(tokens)
 
     @torch.inference_mode()
     def _close(self, slots: list[int]) -> None:
         for _, lane in self._lanes:
             lane.close(set(slots))
-
-    def _keep(self, results: Iterable[Logits]) -> None:
-        """Put rows of logits where their slots and roles find them."""
-        for role, slots, logits in results:
-            at = torch.tensor(slots, device=self._device)
-            self._rows_of(role, logits.shape[1])[at] = logits.to(self._device, torch.float32)
-
-    def _rows_of(self, role: RoleName, width: int) -> Tensor:
-        if role not in self._logits:
-            shape = (self._decoder._slots, width)
-            self._logits[role] = torch.zeros(shape, device=self._device)
-        return self._logits[role]
 
     def _sample(self, slot: int) -> _Sample:
         sample = self._samples[slot]
@@ -250,14 +250,19 @@ class _Batch:
 
 def _lanes(decoder: SteerDecoder) -> list[tuple[tuple[RoleName, ...], Lane]]:
     """One lane for both models of a row-wise LoRA pair, two for two models."""
-    pair, size = decoder._pair, (decoder._slots, decoder._sampling.max_new_tokens)
-    expert: tuple[RoleName, ...] = ("expert", "negative", "center")
-    hidden = decoder._head is not None
+    pair = decoder._pair
+    banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=pair.device)
+
+    def lane(model: PreTrainedModel, *roles: RoleName) -> tuple[tuple[RoleName, ...], Lane]:
+        rows = pair.rows if pair.kind == "lora" else None
+        size = decoder._slots, decoder._sampling.max_new_tokens
+        record = pair.recorder() if pair.recorder else None
+        hidden = decoder._head is not None and "expert" in roles
+        return roles, Lane(model, roles, *size, rows, banned, record, hidden=hidden)
+
     if pair.kind == "lora":
-        every = (*expert, "base")
-        return [(every, Lane(pair.expert, every, *size, pair.rows, hidden=hidden))]
-    lanes = [(expert, Lane(pair.expert, expert, *size, None, hidden=hidden))]
-    return [*lanes, (("base",), Lane(pair.base, ("base",), *size, None))]
+        return [lane(pair.expert, "expert", "negative", "center", "base")]
+    return [lane(pair.expert, "expert", "negative", "center"), lane(pair.base, "base")]
 
 
 class _Traces:
@@ -315,6 +320,12 @@ def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
     for i, sample in enumerate(samples):
         groups.setdefault((sample.request.head, sample.roles), []).append(i)
     return list(groups.values())
+
+
+def _index(places: Sequence[int], count: int, device: torch.device) -> Tensor | slice:
+    """What selects these places of `count`: a slice, which copies nothing, when it is all."""
+    whole = len(places) == count and all(i == place for i, place in enumerate(places))
+    return slice(count) if whole else torch.tensor(places, device=device)
 
 
 def _not_finite(sample: _Sample) -> NumericalError:

@@ -1,12 +1,15 @@
-"""Keys and values of one role's rows: contexts that rows share, and each row's own tail.
+"""Keys and values of one role's rows: contexts that rows share, and each row's own columns.
 
 A context (a prompt, a negative prompt, a centre prompt) is stored once for all the rows that go
 on from it; a row adds only the tokens it generates. Attention to a shared context is one product
-for all of its rows. Contexts and rows lie without gaps: where one ends, the last takes its place.
+for all of its rows. A short one is copied into each row's own columns: reading it apart costs more.
+
+A step sees the buffers through a shape and a vector of integers: the same shape on the same
+buffers is the same work, so that it can be recorded once and replayed with other integers.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,34 +20,73 @@ Ids = tuple[int, ...]
 Layers = dict[int, tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class Grain:
+    """How coarsely a step's shape is rounded up: 1 is not at all, and no work for nothing; on a
+    GPU few shapes are wanted, as each is recorded once."""
+
+    rows: int = 1  # and contexts: powers of two up to this, then its multiples
+    columns: int = 1  # of rows: multiples
+    width: int = 1  # of contexts: multiples
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a role's buffers a step works on; all of it may be more than there is."""
+
+    rows: int
+    contexts: int
+    each: int  # places per context in a product; 0: row i goes on from context i
+    width: int
+    columns: int
+
+    @property
+    def gathers(self) -> bool:
+        """Whether rows must be brought into the order of their contexts."""
+        return self.each > 0 and self.contexts > 1
+
+    @property
+    def parts(self) -> list[int]:
+        """Lengths of the parts of the integers that go with it; see `Plan`."""
+        return [*[self.rows] * 4, *([self.contexts * self.each, self.rows] if self.gathers else [])]
+
+
 @dataclass
 class _Row:
+    """shared: tokens of the context that it reads where all rows do; own: tokens in its own
+    columns, those of a short context among them."""
+
     slot: int
     context: int
-    tail: int = 0  # tokens in its tail
+    shared: int
+    own: int
 
 
 class Role:
-    """The rows of one role. Buffers are (places, kv heads, columns, head size) per layer."""
+    """The rows of one role. Buffers are (places, kv heads, columns, head size) per layer.
 
-    def __init__(self, rows: int, columns: int) -> None:
-        """rows: how many at most; columns: how long a tail gets at most."""
-        self._size = rows, columns
+    A row that ends leaves its place to the next that starts, so that rows mostly stay in the
+    order of their slots; a step closes what gaps are left.
+    """
+
+    def __init__(self, rows: int, columns: int, short: int, grain: Grain) -> None:
+        """rows: how many at most; columns: tokens a row generates at most; short: a context of
+        up to so many tokens is copied to each row, which is faster than reading it apart."""
+        self._slots = rows
+        self._size = _few(rows, grain.rows), _multiple(columns + short, grain.columns)
+        self._short = short
+        self._grain = grain
         self._rows: list[_Row] = []
+        self._vacant: list[int] = []
         self._contexts: list[Ids] = []
         self._context_layers: Layers = {}
-        self._tail_layers: Layers = {}
+        self._row_layers: Layers = {}
         self._latest: tuple[Ids, ...] = ()
-        self._plans: dict[torch.device, _Plan] = {}
-        self._step: tuple[list[int], list[_Row]] = [], []
+        self.plan: Plan | None = None  # of the step that runs
+        self._moved = False
 
     def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def slots(self) -> list[int]:
-        """Slots of the rows, in order."""
-        return [row.slot for row in self._rows]
+        return len(self._rows) - len(self._vacant)
 
     def has(self, ids: Ids) -> bool:
         """Whether a context is here already."""
@@ -56,10 +98,15 @@ class Role:
         self._contexts.append(ids)
         for layer, pair in layers.items():
             old = self._context_layers.get(layer)
+            places, width = (
+                _few(place + 1, self._grain.rows),
+                _multiple(len(ids), self._grain.width),
+            )
             grown = [
-                _room(old[i] if old else None, new[row : row + 1], place + 1, len(ids))
+                _room(old[i] if old else None, new[row : row + 1], places, width)
                 for i, new in enumerate(pair)
             ]
+            self._moved |= old is None or grown[0] is not old[0]
             for buffer, new in zip(grown, pair, strict=True):
                 buffer[place, :, : len(ids)] = new[row, :, : len(ids)]
                 buffer[place, :, len(ids) :] = 0
@@ -68,7 +115,7 @@ class Role:
     def forget(self, wanted: Collection[Ids]) -> None:
         """Drop contexts without rows, but those wanted next and the latest: the samples that
         share a context are asked for one after the other."""
-        used = {row.context for row in self._rows}
+        used = {row.context for i, row in enumerate(self._rows) if i not in self._vacant}
         keep = {*wanted, *self._latest}
         for index in reversed(range(len(self._contexts))):
             if index in used or self._contexts[index] in keep:
@@ -84,126 +131,224 @@ class Role:
 
     def open(self, slot: int, ids: Ids) -> None:
         """Start a row that goes on from a context that is here."""
-        self._rows.append(_Row(slot, self._contexts.index(ids)))
+        context, length = self._contexts.index(ids), len(ids)
+        copied = length if length <= self._short else 0
+        row = _Row(slot, context, length - copied, copied)
+        if self._vacant:
+            place = self._vacant.pop(0)
+            self._rows[place] = row
+        else:
+            place = len(self._rows)
+            self._rows.append(row)
+        for layer, pair in self._context_layers.items():
+            for buffer, shared in zip(self._buffers(layer), pair, strict=True):
+                buffer[place, :, :copied] = shared[context, :, :copied]
+                # A NaN left behind by the last row would shine through any mask.
+                buffer[place, :, copied:] = 0
         self._latest = (ids,)
 
     def close(self, slots: set[int]) -> None:
         """End the rows of these slots."""
-        for index in reversed(range(len(self._rows))):
-            if self._rows[index].slot not in slots:
+        self._vacant += [
+            place
+            for place, row in enumerate(self._rows)
+            if row.slot in slots and place not in self._vacant
+        ]
+        self._vacant.sort()
+
+    def _settle(self) -> None:
+        """Move the last rows to the places that are still vacant."""
+        while self._vacant:
+            place, last = self._vacant.pop(), self._rows.pop()
+            if place == len(self._rows):
                 continue
-            last = self._rows.pop()
-            if index < len(self._rows):
-                self._rows[index] = last
-            # Zero what is left behind: a NaN would shine through any mask to the next row.
-            for buffers in self._tail_layers.values():
+            self._rows[place] = last
+            for buffers in self._row_layers.values():
                 for buffer in buffers:
-                    buffer[index] = buffer[len(self._rows)]
-                    buffer[len(self._rows)] = 0
+                    buffer[place] = buffer[len(self._rows)]
 
-    def positions(self) -> list[int]:
-        """Where each row's next token stands."""
-        return [len(self._contexts[row.context]) + row.tail for row in self._rows]
+    def is_moved(self) -> bool:
+        """Whether a buffer has got a new address since this was last asked."""
+        moved, self._moved = self._moved, False
+        return moved
 
-    def advance(self) -> None:
-        """Make room for one more token in every row; the next forward fills it."""
-        self._plans = {}
-        self._step = [len(ids) for ids in self._contexts], [replace(row) for row in self._rows]
-        for row in self._rows:
-            row.tail += 1
+    def step(self, tokens: Mapping[int, int]) -> tuple[Shape, list[int]]:
+        """Make room for one more token (slot → token) in every row; the next forward fills it.
+
+        Returns the step's shape and its integers, see `Plan`. Rows that are there only to fill
+        the shape go on from context 0 with token 0, and end in a slot behind the others.
+        """
+        self._settle()
+        rows, grain, lengths = self._rows, self._grain, [len(ids) for ids in self._contexts]
+        count = _few(len(rows), grain.rows)
+        spare = count - len(rows)
+        apart = any(row.shared for row in rows)
+        contexts = _few(len(lengths), grain.rows) if apart else 1
+        width = _multiple(max(lengths), grain.width) if apart else 0
+        columns = _multiple(max(row.own for row in rows) + 1, grain.columns)
+        gather, place, each = _grouping([row.context for row in rows], count, contexts, grain)
+        integers = [
+            *[tokens[row.slot] for row in rows] + [0] * spare,
+            *[row.slot for row in rows] + [self._slots] * spare,
+            *[row.own for row in rows] + [0] * spare,
+            *[row.shared for row in rows] + [0] * spare,
+            *gather,
+            *place,
+        ]
+        for row in rows:
+            row.own += 1
+        return Shape(count, contexts, each, width, columns), integers
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
-        """Store the rows' new KV (n, kv heads, 1, size); attend to context and tail."""
-        plan = self._plans.get(key.device)
-        if plan is None:  # once per step, and per card where a model is spread over several
-            plan = self._plans[key.device] = _Plan(*self._step, key.device)
+        """Store the rows' new KV (n, kv heads, 1, size); attend to context and own columns."""
+        if self.plan is None:
+            raise LookupError("no step runs")
+        plan = self.plan.on(key.device)
+        shape = plan.shape
         n, heads, _, size = query.shape
         q = query.reshape(n, key.shape[1], -1, size)
-        keys, values = self._tails(layer, key, value)
-        keys[plan.rows, :, plan.tails] = key[:, :, 0]
-        values[plan.rows, :, plan.tails] = value[:, :, 0]
-        keys, values = keys[:n, :, : plan.columns], values[:n, :, : plan.columns]
-        shared = self._context_layers[layer]
-        near_keys, near_values = (x[: plan.contexts, :, : plan.width] for x in shared)
-        products = torch.cat((plan.spread(plan.group(q) @ near_keys.mT), q @ keys.mT), dim=-1)
-        weights = scoring.weights(products, plan.mask(scoring.window))
-        near, own = weights[..., : plan.width], weights[..., plan.width :]
-        out = plan.spread(plan.group(near) @ near_values) + own @ values
+        keys, values = (
+            _put(buffer, plan.places(buffer), new)[:n, :, : shape.columns]
+            for buffer, new in zip(self._buffers(layer), (key, value), strict=True)
+        )
+        products = q @ keys.mT
+        if shape.width == 0:
+            out = scoring.weights(products, plan.mask(scoring.window, 1)) @ values
+            return out.reshape(n, heads, 1, size)
+        near_keys, near_values = (
+            x[: shape.contexts, :, : shape.width] for x in self._context_layers[layer]
+        )
+        products = torch.cat((plan.group(q) @ near_keys.mT, plan.group(products)), dim=-1)
+        weights = scoring.weights(products, plan.mask(scoring.window, q.shape[2]))
+        near, own = weights[..., : shape.width], weights[..., shape.width :]
+        out = plan.spread(near @ near_values) + plan.spread(own) @ values
         return out.reshape(n, heads, 1, size)
 
-    def _tails(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        if layer not in self._tail_layers:
+    def _buffers(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The rows' own keys and values of a layer."""
+        if layer not in self._row_layers:
             rows, columns = self._size
             keys, values = (
-                x.new_zeros(rows, x.shape[1], columns, x.shape[3]) for x in (key, value)
+                x.new_zeros(rows, x.shape[1], columns, x.shape[3])
+                for x in self._context_layers[layer]
             )
-            self._tail_layers[layer] = keys, values
-        return self._tail_layers[layer]
+            self._row_layers[layer] = keys, values
+            self._moved = True
+        return self._row_layers[layer]
 
 
-class _Plan:
-    """One step's view of a role: which rows share which context, and what each row sees."""
+class Plan:
+    """One step's view of a role: which rows share which context, and what each row sees.
 
-    def __init__(self, lengths: list[int], rows: list[_Row], device: torch.device) -> None:
-        """lengths: of the contexts, in tokens; rows: with their tails before this step."""
-        self.contexts = len(lengths)
-        self.width = max(lengths)
-        self.columns = max(row.tail for row in rows) + 1
-        self.rows = torch.arange(len(rows), device=device)
-        self.tails = torch.tensor([row.tail for row in rows], device=device)
-        self._lengths = torch.tensor([lengths[row.context] for row in rows], device=device)
+    Rows are grouped by their context for products with it: places (contexts · each), of which
+    some may stay idle.
+    """
+
+    def __init__(self, shape: Shape, integers: Tensor) -> None:
+        """integers: int64, for each row its token, its slot, how many tokens are in its own
+        columns before this step, and how many it reads of its context; then, where rows must be
+        put in order, the row of every place and the place of every row."""
+        self.shape = shape
+        self._integers = integers
+        parts = torch.split(integers, shape.parts)
+        self.tokens, self.slots, self._own, self._shared = parts[:4]
+        self._order = parts[4:]  # (row of every place, place of every row), or empty
+        self._places: dict[tuple[int, ...], Tensor] = {}
         self._masks: dict[int | None, Tensor] = {}
-        self._gather, self._place, self._each = self._grouping(rows, device)
+        self._elsewhere: dict[torch.device, Plan] = {}
+
+    def on(self, device: torch.device) -> "Plan":
+        """The same on another card, where a model is spread over several."""
+        if device == self._integers.device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Plan(self.shape, self._integers.to(device))
+        return self._elsewhere[device]
+
+    @property
+    def positions(self) -> Tensor:
+        """(rows,) where each row's token stands."""
+        return self._shared + self._own
+
+    def places(self, buffer: Tensor) -> Tensor:
+        """(rows · heads,) where the new token goes in a buffer seen as (…, head size)."""
+        _, heads, columns, _ = buffer.shape
+        if (heads, columns) not in self._places:
+            row = torch.arange(self.shape.rows, device=self._own.device)[:, None]
+            head = torch.arange(heads, device=self._own.device)
+            place = (row * heads + head) * columns + self._own[:, None]
+            self._places[heads, columns] = place.flatten()
+        return self._places[heads, columns]
 
     def group(self, x: Tensor) -> Tensor:
-        """(rows, heads, m, w) to (contexts, heads, rows of each · m, w)."""
-        if self._each == 0:
+        """(rows, heads, m, w) to (contexts, heads, each · m, w)."""
+        if self.shape.each == 0:
             return x
         _, heads, m, w = x.shape
-        if self._gather is not None:
-            x = x.index_select(0, self._gather)
-        x = x.view(self.contexts, self._each, heads, m, w).transpose(1, 2)
-        return x.reshape(self.contexts, heads, self._each * m, w)
+        if self._order:
+            x = x.index_select(0, self._order[0])
+        x = x.view(self.shape.contexts, self.shape.each, heads, m, w).transpose(1, 2)
+        return x.reshape(self.shape.contexts, heads, self.shape.each * m, w)
 
     def spread(self, x: Tensor) -> Tensor:
         """Undo `group`."""
-        if self._each == 0:
+        if self.shape.each == 0:
             return x
         contexts, heads, _, w = x.shape
-        x = x.view(contexts, heads, self._each, -1, w).transpose(1, 2)
-        x = x.reshape(contexts * self._each, heads, -1, w)
-        return x if self._place is None else x.index_select(0, self._place)
+        x = x.reshape(contexts, heads, self.shape.each, -1, w).transpose(1, 2)
+        x = x.reshape(contexts * self.shape.each, heads, -1, w)
+        return x.index_select(0, self._order[1]) if self._order else x
 
-    def mask(self, window: int | None) -> Tensor:
-        """(rows, 1, 1, width + columns) additive: contexts, then tails; for every layer."""
+    def mask(self, window: int | None, queries: int) -> Tensor:
+        """Additive, for every layer: contexts, then own columns. Without contexts to read apart
+        (rows, 1, 1, columns); else grouped, (contexts, 1, each · queries, width + columns)."""
         if window not in self._masks:
-            lengths = self._lengths[:, None]
-            now = lengths + self.tails[:, None]
-            near = torch.arange(self.width, device=now.device)
-            own = torch.arange(self.columns, device=now.device) + lengths
-            seen = (visible(now, near, window) & (near < lengths), visible(now, own, window))
-            self._masks[window] = additive(torch.cat(seen, dim=1))[:, None, None]
+            shared, now = self._shared[:, None], self.positions[:, None]
+            near = torch.arange(self.shape.width, device=now.device)
+            own = torch.arange(self.shape.columns, device=now.device) + shared
+            seen = (visible(now, near, window) & (near < shared), visible(now, own, window))
+            mask = additive(torch.cat(seen, dim=1))[:, None, None]
+            if self.shape.width:
+                mask = self.group(mask.expand(-1, -1, queries, -1))
+            self._masks[window] = mask
         return self._masks[window]
 
-    def _grouping(
-        self, rows: Sequence[_Row], device: torch.device
-    ) -> tuple[Tensor | None, Tensor | None, int]:
-        """(row of every place, place of every row, places per context), None where in order;
-        0 places when every row has a context of its own, in order."""
-        if [row.context for row in rows] == list(range(self.contexts)):
-            return None, None, 0
-        if self.contexts == 1:
-            return None, None, len(rows)
-        members: list[list[int]] = [[] for _ in range(self.contexts)]
-        for index, row in enumerate(rows):
-            members[row.context].append(index)
-        each = max(map(len, members))
-        gather = [i for group in members for i in group + [0] * (each - len(group))]
-        places = {i: c * each + j for c, group in enumerate(members) for j, i in enumerate(group)}
-        place = [places[i] for i in range(len(rows))]
-        return torch.tensor(gather, device=device), torch.tensor(place, device=device), each
+
+def _grouping(
+    context: Sequence[int], rows: int, contexts: int, grain: Grain
+) -> tuple[list[int], list[int], int]:
+    """(row of every place, place of every row, places per context) for the context of each row;
+    no places where rows are in order: all of one context, or row i of context i (0 per context).
+    Rows beyond those given get a place of another's."""
+    if contexts == 1:
+        return [], [], rows
+    if rows == contexts and context == list(range(rows)):
+        return [], [], 0
+    members: list[list[int]] = [[] for _ in range(contexts)]
+    for index, of in enumerate(context):
+        members[of].append(index)
+    each = _few(max(map(len, members)), grain.rows)
+    gather = [i for group in members for i in group + [0] * (each - len(group))]
+    places = {i: c * each + j for c, group in enumerate(members) for j, i in enumerate(group)}
+    return gather, [places.get(i, 0) for i in range(rows)], each
+
+
+def _few(count: int, grain: int) -> int:
+    """Rounded up to a power of two, from `grain` on to a multiple of it."""
+    return min(1 << (count - 1).bit_length(), _multiple(count, grain))
+
+
+def _multiple(count: int, grain: int) -> int:
+    return -(-count // grain) * grain
+
+
+def _put(buffer: Tensor, places: Tensor, new: Tensor) -> Tensor:
+    """Write (rows, heads, 1, size) to the buffer, and return that."""
+    size = buffer.shape[-1]
+    buffer.view(-1, size).index_copy_(0, places, new.reshape(-1, size))
+    return buffer
 
 
 def _room(old: Tensor | None, like: Tensor, places: int, columns: int) -> Tensor:

@@ -1,6 +1,6 @@
 """A lane: one set of weights, and the roles whose rows go through it in one forward."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -10,18 +10,26 @@ from transformers import PreTrainedModel
 from factory.errors import ModelError
 
 from .attention import Attender, Prefill, Scoring
-from .kv import Ids, Role
+from .graphs import Record, Steps
+from .guidance import MASKED
+from .kv import Grain, Ids, Plan, Role, Shape
 from .levers import watching_head
 from .lora import ExpertRows
 
 RoleName = Literal["expert", "negative", "center", "base"]
-Logits = tuple[RoleName, list[int], Tensor]  # of a role's rows: their slots, (rows, V)
 PREFILL_TOKENS = {"cpu": 1024}  # of one prefill forward; more falls out of a CPU's cache
 PREFILL_TOKENS_ELSEWHERE = 16384
+SHORT_CONTEXT = {"cpu": 32}  # tokens; elsewhere memory is dear, and no context is copied
+RECORDED = Grain(rows=32, columns=32, width=128)  # of steps that are recorded once per shape
 
 
 class Lane:
-    """Rows of the expert's weights come first in every forward, the base's last."""
+    """Rows of the expert's weights come first in every forward, the base's last.
+
+    logits   of each role, (slots + 1, V) float32 on `out`: what a slot's next token is chosen
+             by; banned tokens are at MASKED; the last row is nobody's. With `hidden` a row goes
+             on with the hidden state that its logits are made of
+    """
 
     def __init__(
         self,
@@ -30,21 +38,33 @@ class Lane:
         rows: int,
         columns: int,
         expert_rows: ExpertRows | None,
+        banned: Tensor,
+        record: Record | None,
         *,
         hidden: bool = False,
     ) -> None:
         """rows, columns: of each role at most, and how many tokens a row generates at most.
         expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None.
-        hidden: what logits are made of (d numbers a row) follows them in the same row."""
+        banned: ids that are never drawn, on the device that logits are wanted on.
+        record: how a step is recorded; None: every step is run as it is.
+        hidden: what the logits are made of (d numbers) follows them in each row."""
         self._model = model
         self._device = _input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
-        self._roles: dict[RoleName, Role] = {name: Role(rows, columns) for name in roles}
+        short = SHORT_CONTEXT.get(self._device.type, 0)
+        grain = RECORDED if record else Grain()
+        self._roles: dict[RoleName, Role] = {
+            name: Role(rows, columns, short, grain) for name in roles
+        }
         self._last: dict[tuple[RoleName, Ids], Tensor] = {}
         self._expert_rows = expert_rows
+        self._slots = rows
+        self._banned = banned
+        self._steps = Steps(self._device, record)
         self._hidden = hidden
+        self.logits: dict[RoleName, Tensor] = {}
 
-    def open(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> Iterator[Logits]:
+    def open(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> None:
         """Start a row per (slot, role, context); contexts that are not here yet are run."""
         self._forget(wanted)
         asked = dict.fromkeys((name, ids) for _, name, ids in wanted)
@@ -58,28 +78,57 @@ class Lane:
                 role.open(slot, ids)
             if mine:
                 last = torch.stack([self._last[name, ids] for _, ids in mine])
-                yield name, [slot for slot, _ in mine], last
+                self._keep(name, torch.tensor([slot for slot, _ in mine]), last)
 
-    def step(self, tokens: Mapping[int, int]) -> Iterator[Logits]:
+    def step(self, tokens: Mapping[int, int]) -> None:
         """Go on by one token (slot → token) in every row."""
-        roles = [(name, role) for name, role in self._roles.items() if len(role)]
-        if not roles:
+        live = {name: role for name, role in self._roles.items() if len(role)}
+        if not live:
             return
-        ids = torch.tensor([[tokens[slot]] for _, role in roles for slot in role.slots])
-        positions = torch.tensor([[p] for _, role in roles for p in role.positions()])
-        for _, role in roles:
-            role.advance()
-        attender = _Stacked([role for _, role in roles])
-        expert = sum(len(role) for name, role in roles if name != "base")
-        logits = self._forward(ids, positions, attender, expert)[:, -1]
-        parts = torch.split(logits, [len(role) for _, role in roles])
-        for (name, role), part in zip(roles, parts, strict=True):
-            yield name, role.slots, part
+        parts = {name: role.step(tokens) for name, role in live.items()}
+        shapes = {name: shape for name, (shape, _) in parts.items()}
+        moved = [role.is_moved() for role in live.values()]
+        if any(moved):
+            self._steps.clear()
+        self._steps.run(
+            tuple(shapes.items()),
+            [number for _, integers in parts.values() for number in integers],
+            lambda integers: self._step(shapes, integers),
+        )
 
     def close(self, slots: set[int]) -> None:
         """End all rows of these slots."""
         for role in self._roles.values():
             role.close(slots)
+
+    def _step(self, shapes: Mapping[RoleName, Shape], integers: Tensor) -> None:
+        """One token for every row of these roles: from integers and buffers to logits."""
+        sizes = [sum(shape.parts) for shape in shapes.values()]
+        plans = [
+            Plan(shape, part)
+            for shape, part in zip(shapes.values(), torch.split(integers, sizes), strict=True)
+        ]
+        roles = [self._roles[name] for name in shapes]
+        for role, plan in zip(roles, plans, strict=True):
+            role.plan = plan
+        rows = [shape.rows for shape in shapes.values()]
+        ids = torch.cat([plan.tokens for plan in plans])[:, None]
+        positions = torch.cat([plan.positions for plan in plans])[:, None]
+        expert = sum(shape.rows for name, shape in shapes.items() if name != "base")
+        logits = self._forward(ids, positions, _Stacked(roles, rows), expert)[:, -1]
+        for name, plan, part in zip(shapes, plans, torch.split(logits, rows), strict=True):
+            self._keep(name, plan.slots, part)
+
+    def _keep(self, name: RoleName, slots: Tensor, logits: Tensor) -> None:
+        """Put rows of logits where their slots find them."""
+        out = self._banned.device
+        if name not in self.logits:
+            shape = (self._slots + 1, logits.shape[-1])
+            self.logits[name] = torch.zeros(shape, device=out)
+        wanted = logits.to(out, torch.float32)
+        if len(self._banned):
+            wanted = wanted.index_fill(-1, self._banned, MASKED)
+        self.logits[name].index_copy_(0, slots.to(out), wanted)
 
     def _forget(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> None:
         """Drop contexts that are not needed any more, and their logits."""
@@ -132,16 +181,16 @@ class Lane:
 class _Stacked:
     """One forward for the rows of several roles, each attending to its own KV."""
 
-    def __init__(self, roles: Sequence[Role]) -> None:
+    def __init__(self, roles: Sequence[Role], rows: list[int]) -> None:
         self._roles = roles
-        self._sizes = [len(role) for role in roles]
+        self._rows = rows
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
     ) -> Tensor:
         if len(self._roles) == 1:
             return self._roles[0].attend(layer, query, key, value, scoring)
-        parts = zip(*(torch.split(x, self._sizes) for x in (query, key, value)), strict=True)
+        parts = zip(*(torch.split(x, self._rows) for x in (query, key, value)), strict=True)
         out = [
             role.attend(layer, q, k, v, scoring)
             for role, (q, k, v) in zip(self._roles, parts, strict=True)

@@ -4,7 +4,6 @@ Hu et al., arXiv 2106.09685: y = Wx + (α/r)·BAx. Here the second term is
 added to the first rows of a batch, the expert's, and not to the base's, which follow.
 """
 
-import copy
 from pathlib import Path
 from typing import cast
 
@@ -65,20 +64,29 @@ class RowLora(nn.Module):
 class RowSwitch(nn.Module):
     """A linear layer of the base and the same layer with the adapter folded in."""
 
-    def __init__(self, base: nn.Module, expert: nn.Module, rows: ExpertRows) -> None:
+    base: Tensor
+    expert: Tensor
+    bias: Tensor | None
+
+    def __init__(self, base: Tensor, delta: Tensor, bias: Tensor | None, rows: ExpertRows) -> None:
+        """base, delta: (in, out), the layer's weights and what the adapter adds to them."""
         super().__init__()
-        self.base = base
-        self.expert = expert
+        self.register_buffer("base", base, persistent=False)
+        self.register_buffer("expert", base + delta, persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
         self._rows = rows
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (rows, positions, in) → (rows, positions, out)."""
-        count = self._rows.of(x)
-        if count == self._rows.total:
-            return cast(Tensor, self.expert(x))
-        if count == 0:
-            return cast(Tensor, self.base(x))
-        return torch.cat((self.expert(x[:count]), self.base(x[count:])))
+        count = self._rows.of(x) * x.shape[1:-1].numel()
+        flat = x.flatten(0, -2)
+        out = flat.new_empty(len(flat), self.base.shape[1])
+        for part, weights in ((slice(count), self.expert), (slice(count, None), self.base)):
+            if self.bias is None:
+                torch.mm(flat[part], weights, out=out[part])
+            else:
+                torch.addmm(self.bias, flat[part], weights, out=out[part])
+        return out.view(*x.shape[:-1], -1)
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
@@ -135,8 +143,8 @@ def _low_rank(layer: PeftLinear, adapter: str, rows: ExpertRows) -> RowLora:
 
 def _switch(layer: PeftLinear, adapter: str, rows: ExpertRows) -> RowSwitch:
     base = layer.get_base_layer()
-    expert = copy.deepcopy(base)
-    with torch.no_grad():
-        weight = cast(Tensor, expert.weight)
-        weight += layer.get_delta_weight(adapter).to(weight.dtype)
-    return RowSwitch(base, expert, rows)
+    weight, bias = cast(Tensor, base.weight).detach(), cast(Tensor | None, base.bias)
+    delta = layer.get_delta_weight(adapter).to(weight.dtype).detach()
+    if not layer.fan_in_fan_out:  # nn.Linear keeps (out, in); GPT-2's own layer (in, out)
+        weight, delta = weight.T, delta.T
+    return RowSwitch(weight, delta, None if bias is None else bias.detach(), rows)

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from factory.errors import ModelError
 
 from . import lora
 from .attention import ATTENTION
+from .graphs import CudaGraphs, Record, recordable
 from .lora import ExpertRows
 
 Kind = Literal["full", "lora"]
@@ -31,6 +32,7 @@ class ModelPair:
     eos_ids        any of them ends a row
     banned_ids     pad and bos (unless they end a row too): never drawn
     max_positions  how many tokens a context and its continuation may have together
+    recorder       makes what records a forward's steps; None: steps are run as they are
     """
 
     expert: PreTrainedModel
@@ -41,6 +43,7 @@ class ModelPair:
     eos_ids: frozenset[int]
     banned_ids: tuple[int, ...]
     max_positions: int
+    recorder: Callable[[], Record] | None
 
     @classmethod
     def load(
@@ -51,12 +54,14 @@ class ModelPair:
         dtype: str = "float32",
         *,
         fold: bool | None = None,
+        graphs: bool = True,
     ) -> "ModelPair":
         """Load from folders; `expert` is a whole model or a LoRA adapter folder.
 
         device is "cpu", "cuda", "cuda:N", or "auto" to spread a big model over all cards.
         fold: hold the layers that a LoRA adapter changes twice, faster on a CPU (and done there
         unless said otherwise), or once.
+        graphs: record steps as CUDA graphs, where the device and the model allow it.
         Only safetensors are read, no remote code is run, nothing is downloaded. An adapter
         that is not an ordinary LoRA of linear layers is folded into a second copy of the base.
         Raises ModelError saying which folder and why.
@@ -65,10 +70,12 @@ class ModelPair:
         adapter = (expert_folder / "adapter_config.json").is_file()
         check_tokenizers(base_folder, expert_folder)
         base_model = _load_model(base_folder, device, dtype)
-        if not adapter:
-            return cls.of(base_model, _load_model(expert_folder, device, dtype))
-        fold = device == "cpu" if fold is None else fold
-        return _with_adapter(base_model, base_folder, expert_folder, device, dtype, fold)
+        if adapter:
+            fold = device == "cpu" if fold is None else fold
+            pair = _with_adapter(base_model, base_folder, expert_folder, device, dtype, fold)
+        else:
+            pair = cls.of(base_model, _load_model(expert_folder, device, dtype))
+        return pair if graphs else replace(pair, recorder=None)
 
     @classmethod
     def of(
@@ -89,6 +96,7 @@ class ModelPair:
             eos_ids=eos,
             banned_ids=banned,
             max_positions=min(_max_positions(base), _max_positions(expert)),
+            recorder=CudaGraphs if recordable(base) and recordable(expert) else None,
         )
 
     @property

@@ -20,9 +20,11 @@ def draw(scores: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:
     """
     if sampling.temperature == 0 or noise is None:
         return scores.argmax(dim=-1)
-    logits = scores / sampling.temperature
-    keep = _allowed(logits.masked_fill(scores <= MASKED, -torch.inf), sampling)
-    return (logits + noise).masked_fill(~keep, -torch.inf).argmax(dim=-1)
+    logits = scores if sampling.temperature == 1 else scores / sampling.temperature
+    if sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0:
+        keep = _allowed(logits.masked_fill(scores <= MASKED, -torch.inf), sampling)
+        logits = logits.masked_fill(~keep, -torch.inf)
+    return (logits + noise).argmax(dim=-1)
 
 
 def _allowed(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -53,14 +55,15 @@ class Noise:
 
     def gumbel(self, keys: Tensor) -> Tensor:
         """(B, 2) int32 keys from `noise_keys` to (B, V) float32 noise."""
-        bits = _mix(_mix(self._tokens ^ keys[:, :1]) + keys[:, 1:])
+        bits = _mix(_mix(self._tokens ^ keys[:, :1]).add_(keys[:, 1:]))
         return _gumbel(bits)
 
 
 def noise_keys(seeds: Tensor, positions: Tensor) -> Tensor:
-    """(B,) int64 seeds and positions (0 is the first generated token) to (B, 2) int32 keys."""
+    """int64 seeds and positions (0 is the first generated token), of shapes that broadcast to
+    (…), to (…, 2) int32 keys."""
     z = _splitmix(_splitmix(seeds) + positions)
-    return torch.stack((_to_int32(z), _to_int32(z >> 32)), dim=1)
+    return torch.stack((_to_int32(z), _to_int32(z >> 32)), dim=-1)
 
 
 def _gumbel(bits: Tensor) -> Tensor:
@@ -68,20 +71,21 @@ def _gumbel(bits: Tensor) -> Tensor:
 
     v has steps of 2**-31 near 0, where the winners of a draw lie; it never rounds to 1.
     """
-    v = ((bits & 0x7FFFFFFF).to(torch.float32) + 0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
+    v = (bits & 0x7FFFFFFF).to(torch.float32)
+    v = v.add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
     return torch.log1p(v.neg_()).neg_().log_().neg_()
 
 
 def _mix(x: Tensor) -> Tensor:
     """A bijection of int32 in which every input bit changes half of the output bits."""
-    x = (x ^ _shift(x, 16)) * 0x7FEB352D
-    x = (x ^ _shift(x, 15)) * (0x846CA68B - (1 << 32))
-    return x ^ _shift(x, 16)
+    x = _shift(x, 16).bitwise_xor_(x).mul_(0x7FEB352D)
+    x = _shift(x, 15).bitwise_xor_(x).mul_(0x846CA68B - (1 << 32))
+    return _shift(x, 16).bitwise_xor_(x)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift of int32."""
-    return (x >> bits) & ((1 << (32 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)
 
 
 def _splitmix(x: Tensor) -> Tensor:
