@@ -7,11 +7,11 @@ and acts on every row of a generate job but its audit share.
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, get_args
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 LeverName = Literal["gates", "negatives", "verdict_head", "filter"]
 Pool = Literal["real", "stored"]
@@ -30,7 +30,6 @@ class _Part(BaseModel):
 class Gates(_Part):
     """Rules that a text must pass. One that does not is kept, as `filtered`, with the reason."""
 
-    name: Literal["gates"]
     copies: Share | None = Field(
         0.8, description="Share of its runs of three words that one other text has too: a near-copy"
     )
@@ -40,10 +39,13 @@ class Gates(_Part):
     against: Annotated[tuple[Pool, ...], BeforeValidator(_as_tuple)] = Field(
         ("real", "stored"), description="Which other texts: real samples, samples made before"
     )
-    min_characters: int | None = Field(None, ge=0)
-    max_characters: int | None = Field(None, ge=1)
+    min_characters: int | None = Field(None, ge=0, le=100_000)
+    max_characters: int | None = Field(None, ge=1, le=100_000)
     pattern: str | None = Field(
-        None, max_length=1000, description="Regular expression that the whole text must match"
+        None,
+        max_length=1000,
+        description="Regular expression that the whole text must match",
+        json_schema_extra={"format": "regex"},
     )
     json_schema: dict[str, Any] | None = Field(
         None, description="The text must be JSON that this schema (2020-12) allows"
@@ -74,7 +76,6 @@ class Gates(_Part):
 class NegativePrompt(_Part):
     """Rejected samples as negative prompt (and accepted ones as its centre)."""
 
-    name: Literal["negatives"]
     weight: float = Field(1.0, gt=0, le=10, description="Multiplies η")
     center: bool | None = Field(None, description="Centred or plain; default: as the job says")
 
@@ -82,7 +83,6 @@ class NegativePrompt(_Part):
 class Head(_Part):
     """A classifier of the expert's own hidden states, fitted on verdicts, added to the scores."""
 
-    name: Literal["verdict_head"]
     weight: float = Field(3.0, gt=0, le=100, description="ρ: how strongly it steers")
     cap: float = Field(
         0.3, gt=0, le=100, description="Nats a token that it may move the expert, at most (KL)"
@@ -93,7 +93,6 @@ class Head(_Part):
 class Filter(_Part):
     """Ranks finished texts by a classifier of their embeddings and keeps the best."""
 
-    name: Literal["filter"]
     keep: Share = Field(
         0.5,
         lt=1,
@@ -102,34 +101,36 @@ class Filter(_Part):
     )
 
 
-Lever = Annotated[Gates | NegativePrompt | Head | Filter, Field(discriminator="name")]
+class Levers(_Part):
+    """The levers that are used; those left out are not."""
+
+    gates: Gates | None = None
+    negatives: NegativePrompt | None = None
+    verdict_head: Head | None = None
+    filter: Filter | None = None
+
+    @property
+    def names(self) -> list[LeverName]:
+        """Those that are used, in the order in which they stand here."""
+        return [name for name in get_args(LeverName) if getattr(self, name) is not None]
 
 
 class Window(_Part):
     """Which verdicts count as evidence. None set: all. Both set: those inside both."""
 
-    rounds: int | None = Field(None, ge=1, description="Of the newest reviewed generate jobs")
+    rounds: int | None = Field(
+        None, ge=1, le=100_000, description="Of the newest reviewed generate jobs"
+    )
     days: float | None = Field(None, gt=0, le=36_500, description="Given since so many days")
 
 
 class Feedback(_Part):
-    """A dataset's levers, each named once, and the evidence they are fitted on."""
+    """A dataset's levers, and the evidence they are fitted on."""
 
-    levers: Annotated[tuple[Lever, ...], BeforeValidator(_as_tuple)] = Field(
-        (NegativePrompt(name="negatives"),), description="None: reviews change nothing"
+    levers: Levers = Field(
+        Levers(negatives=NegativePrompt()), description="None used: reviews change nothing"
     )
     window: Window = Window()
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Self:
-        names = [lever.name for lever in self.levers]
-        if len(set(names)) < len(names):
-            raise ValueError("names a lever twice")
-        return self
-
-    def lever(self, name: LeverName) -> Any:
-        """The settings of this lever, or None when it is not used."""
-        return next((lever for lever in self.levers if lever.name == name), None)
 
 
 def digest(content: Any) -> str:

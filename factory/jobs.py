@@ -266,7 +266,7 @@ def _live(session: Session, job_id: uuid.UUID, wanted: str) -> Job:
 def _steering(session: Session, job: Job) -> dict[str, Any] | None:
     """How many samples η could not steer, with a note in words; None when η was not used."""
     spec = GenerateSpec.model_validate(job.spec)
-    used = (spec.feedback or Feedback()).lever("negatives") is not None
+    used = (spec.feedback or Feedback()).levers.negatives is not None
     if spec.guidance.eta == 0 or spec.negatives.count == 0 or not used:
         return None
     guided = (Sample.job_id == job.id) & Sample.audit.is_(False)

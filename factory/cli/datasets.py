@@ -68,7 +68,7 @@ def show(name: str) -> None:
     "set",
     examples=[
         "factory dataset set hypotheses --feedback feedback.yaml",
-        "factory dataset set hypotheses --feedback '{levers: [{name: gates}]}'",
+        "factory dataset set hypotheses --feedback '{levers: {gates: {}, filter: {}}}'",
     ],
 )
 @click.argument("name")
@@ -86,7 +86,8 @@ def set_(name: str, feedback: str) -> None:
     setting = feedback_of(feedback)
     with connected() as client:
         changed = client.set_feedback(name, setting)
-    names = ", ".join(lever["name"] for lever in changed["feedback"]["levers"])
+    used = changed["feedback"]["levers"]
+    names = ", ".join(lever for lever, settings in used.items() if settings is not None)
     answer(changed, f"Later jobs of {name} use: {names or 'no lever'}")
 
 

@@ -60,7 +60,7 @@ class HeadTerm:
         if not fits:
             raise ValueError("the verdict head was fitted on an expert of another size")
         head = VerdictHead(*(x.to(pair.device) for x in vars(self.head).values()))
-        tokens = embeddings.float() @ head.token.T
+        tokens = (embeddings @ head.token.T.to(embeddings)).float()
         return _Bound(head, tokens, self.weight, self.cap)
 
 

@@ -138,13 +138,14 @@ class _Run:
     _verdicts: list[Verdict] = field(default_factory=list)
 
     def acting(self) -> Acting:
-        if any(lever.name != "negatives" for lever in self.feedback.levers):
+        used = self.feedback.levers
+        if set(used.names) - {"negatives"}:
             self._verdicts = self._do(levers.evidence, self.feedback.window)
         scale, why = self._scale()
-        gates, gatekeeper = self._gates(self.feedback.lever("gates"))
-        negatives = self._negatives(self.feedback.lever("negatives"), scale)
-        head, term = self._head(self.feedback.lever("verdict_head"), scale)
-        ranked, found, threshold = self._filter(self.feedback.lever("filter"), scale)
+        gates, gatekeeper = self._gates(used.gates)
+        negatives = self._negatives(used.negatives, scale)
+        head, term = self._head(used.verdict_head, scale)
+        ranked, found, threshold = self._filter(used.filter, scale)
         uses = [use for use in (gates, negatives, head, ranked) if use is not None]
         for use in uses if why else []:
             use["backed_off"] = why
@@ -165,7 +166,7 @@ class _Run:
         center = self.spec.negatives.center if lever.center is None else lever.center
         weight = lever.weight * scale
         said = {"center": center, "window": self.feedback.window.model_dump()}
-        return {"name": lever.name, "digest": digest(said), "weight": weight, "center": center}
+        return {"name": "negatives", "digest": digest(said), "weight": weight, "center": center}
 
     def _gates(self, lever: Gates | None) -> tuple[Use | None, Gatekeeper | None]:
         if lever is None:
@@ -175,9 +176,9 @@ class _Run:
         if lever.copies is not None or lever.nearness is not None:
             for stored in self._do(levers.texts, lever.against):
                 keeper.add(stored.origin, stored.text, stored.embedding)
-        rules = lever.model_dump(mode="json", exclude={"name", "keywords"})
+        rules = lever.model_dump(mode="json", exclude={"keywords"})
         rules["keywords"] = [vars(keyword) for keyword in keywords]
-        return {"name": lever.name, "digest": digest(rules), "weight": 1.0, "rules": rules}, keeper
+        return {"name": "gates", "digest": digest(rules), "weight": 1.0, "rules": rules}, keeper
 
     def _keywords(self) -> list[Keyword]:
         row = self._fitted("gates", {"keywords": True}, self._fit_keywords)
@@ -200,7 +201,7 @@ class _Run:
             "base": self.pair.digests.base,
             "prompt": self.spec.prompt,
         }
-        row = self._fitted(lever.name, settings, lambda: self._fit_head(settings, lever.rank))
+        row = self._fitted("verdict_head", settings, lambda: self._fit_head(settings, lever.rank))
         use = _use(row, lever.weight * scale, cap=lever.cap * scale)
         term = _head(self.bench.settings, use) if row.digest else None
         return use, term
@@ -220,7 +221,7 @@ class _Run:
         if lever is None:
             return None, None, 0.0
         settings = {"embedding": self.bench.settings.embedding_model}
-        row = self._fitted(lever.name, settings, lambda: self._fit_filter(settings))
+        row = self._fitted("filter", settings, lambda: self._fit_filter(settings))
         cut = (1 - lever.keep) * scale
         if row.digest is None:
             return _use(row, cut), None, 0.0

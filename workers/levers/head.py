@@ -69,14 +69,15 @@ def fit_head(
     if why := too_few(accepted):
         return FittedHead(None, None, 0, why)
     read = read_hidden(pair, prompt, texts)
-    embeddings = output_embeddings(pair.expert).detach().float()
     seen, places = torch.unique(read.tokens, return_inverse=True)
-    device = pair.device
-    scale_h = read.hidden.std(dim=0).mean().clamp(min=1e-6) * read.hidden.shape[1] ** 0.5
-    scale_e = embeddings.std().clamp(min=1e-6).cpu() * embeddings.shape[1] ** 0.5
+    device, embeddings = pair.device, output_embeddings(pair.expert).detach()
+    embedded = embeddings[seen.to(embeddings.device)].float().cpu()
+    scale_h, scale_e = (
+        x.std().clamp(min=1e-6) * x.shape[1] ** 0.5 for x in (read.hidden, embedded)
+    )
     data = _Data(
         (read.hidden / scale_h).to(device),
-        embeddings[seen.to(embeddings.device)].to(device) / scale_e.to(device),
+        (embedded / scale_e).to(device),
         places.to(device),
         read.texts.to(device),
         torch.tensor(accepted, dtype=torch.float32, device=device),

@@ -21,10 +21,10 @@ from workers.metrics.variety import words
 
 from .factory_floor import Floor, open_floor
 
-HEAD = {"name": "verdict_head", "weight": 8.0, "cap": 3.0}
+HEAD = {"weight": 8.0, "cap": 3.0}
 PLAIN = {"eta": 0.0, "nucleus": 1.0}
 THEME = {"ron", "kis"}
-NO_LEVER: dict[str, Any] = {"levers": []}
+NO_LEVER: dict[str, Any] = {"levers": {}}
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_rejected_theme_gets_rare_and_audit_rows_stay_as_they_are(
 ) -> None:
     floor, gpu = taught
     control = make(floor, gpu, 100, audit=0.2, seed=2, feedback=NO_LEVER)
-    guided = make(floor, gpu, 100, audit=0.2, seed=2, feedback={"levers": [HEAD]})
+    guided = make(floor, gpu, 100, audit=0.2, seed=2, feedback={"levers": {"verdict_head": HEAD}})
     before, after = ([sample for sample in made if not sample.audit] for made in (control, guided))
     assert share(after) < 0.5 * share(before)
     assert [s.text for s in guided if s.audit] == [s.text for s in control if s.audit]
@@ -140,9 +140,9 @@ def test_a_rejected_theme_gets_rare_and_audit_rows_stay_as_they_are(
 
 def test_replay_and_explanation_use_what_acted_then(floor: Floor, gpu: GpuWorker) -> None:
     first = rounds(floor, gpu)
-    made = make(floor, gpu, 12, audit=0.25, seed=3, feedback={"levers": [HEAD]})
+    made = make(floor, gpu, 12, audit=0.25, seed=3, feedback={"levers": {"verdict_head": HEAD}})
     review(floor, first, lambda sample: not is_about(sample))  # a change of mind
-    later = make(floor, gpu, 12, audit=0.25, seed=3, feedback={"levers": [HEAD]})
+    later = make(floor, gpu, 12, audit=0.25, seed=3, feedback={"levers": {"verdict_head": HEAD}})
     digests = [provenance(floor, of[0])["levers"][0]["digest"] for of in (made, later)]
     assert digests[0] != digests[1]
     assert tokens(floor, made) != tokens(floor, later)
@@ -162,7 +162,7 @@ def test_a_lever_that_is_gone_or_changed_is_not_replayed_with(
     taught: tuple[Floor, GpuWorker],
 ) -> None:
     floor, gpu = taught
-    sample = make(floor, gpu, 2, audit=0, seed=4, feedback={"levers": [HEAD]})[0]
+    sample = make(floor, gpu, 2, audit=0, seed=4, feedback={"levers": {"verdict_head": HEAD}})[0]
     digest = provenance(floor, sample)["levers"][0]["digest"]
     file = floor.settings.models_dir / "levers" / f"{digest}.safetensors"
     content = file.read_bytes()
@@ -184,7 +184,7 @@ def test_verdicts_without_sense_move_nothing(floor: Floor, gpu: GpuWorker) -> No
     made = make(floor, gpu, 60, audit=0, seed=5, feedback=NO_LEVER)
     review(floor, made, lambda sample: (sample.seed or 0) % 2 == 0)
     control = make(floor, gpu, 8, audit=0, seed=6, feedback=NO_LEVER)
-    same = make(floor, gpu, 8, audit=0, seed=6, feedback={"levers": [HEAD]})
+    same = make(floor, gpu, 8, audit=0, seed=6, feedback={"levers": {"verdict_head": HEAD}})
     assert tokens(floor, same) == tokens(floor, control)
     use = provenance(floor, same[0])["levers"][0]
     assert (use["digest"], use["weight"]) == (None, 0.0)
@@ -192,7 +192,7 @@ def test_verdicts_without_sense_move_nothing(floor: Floor, gpu: GpuWorker) -> No
 
 
 def test_too_few_verdicts_are_said(floor: Floor, gpu: GpuWorker) -> None:
-    made = make(floor, gpu, 4, audit=0, seed=5, feedback={"levers": [HEAD]})
+    made = make(floor, gpu, 4, audit=0, seed=5, feedback={"levers": {"verdict_head": HEAD}})
     use = provenance(floor, made[0])["levers"][0]
     assert use["weight"] == 0.0
     assert use["note"] == (
@@ -203,7 +203,7 @@ def test_too_few_verdicts_are_said(floor: Floor, gpu: GpuWorker) -> None:
 def test_a_job_refits_when_enough_verdicts_came(floor: Floor, gpu: GpuWorker) -> None:
     first = rounds(floor, gpu)
     extra = make(floor, gpu, 30, audit=0, seed=9, feedback=NO_LEVER)
-    job = floor.submit(12, 4, guidance=PLAIN, audit=0, feedback={"levers": [HEAD]})
+    job = floor.submit(12, 4, guidance=PLAIN, audit=0, feedback={"levers": {"verdict_head": HEAD}})
     one, two, three = floor.shards(job)
     gpu.run_shard(one.id)
     review(floor, extra[: acting.REFIT_AFTER - 1], is_about)
@@ -223,8 +223,8 @@ def test_gates_filter_what_they_must_and_nothing_else(floor: Floor, gpu: GpuWork
     control = make(floor, gpu, 40, audit=0.25, seed=11, feedback=NO_LEVER)
     guided = [sample for sample in control if not sample.audit]
     add_real(floor, guided[0].text, next(s for s in control if s.audit).text)
-    gates = {"name": "gates", "against": ["real"], "min_characters": 40, "copies": 1.0}
-    made = make(floor, gpu, 40, audit=0.25, seed=11, feedback={"levers": [gates]})
+    gates = {"against": ["real"], "min_characters": 40, "copies": 1.0}
+    made = make(floor, gpu, 40, audit=0.25, seed=11, feedback={"levers": {"gates": gates}})
     assert [sample.text for sample in made] == [sample.text for sample in control]
     for sample in made:
         short = len(sample.text) < 40 and not sample.audit
@@ -245,7 +245,7 @@ def test_gates_filter_what_they_must_and_nothing_else(floor: Floor, gpu: GpuWork
 
 
 def test_a_text_like_one_stored_before_is_a_copy_of_it(floor: Floor, gpu: GpuWorker) -> None:
-    gates = {"levers": [{"name": "gates", "copies": 1.0}]}
+    gates = {"levers": {"gates": {"copies": 1.0}}}
     first = make(floor, gpu, 10, audit=0, seed=12, feedback=gates)
     again = make(floor, gpu, 10, audit=0, seed=12, feedback=gates)
     assert [s.text for s in again] == [s.text for s in first]
@@ -259,8 +259,8 @@ def test_keywords_come_from_stated_reasons(floor: Floor, gpu: GpuWorker) -> None
     counts = Counter(word for sample in made for word in set(words(sample.text)))
     word = min((w for w in counts if counts[w] >= 15), key=lambda w: (counts[w], w))
     review(floor, made, lambda sample: word in words(sample.text))
-    gates = {"name": "gates", "copies": None, "keywords": True}
-    after = make(floor, gpu, 60, audit=0, seed=14, feedback={"levers": [gates]})
+    gates = {"copies": None, "keywords": True}
+    after = make(floor, gpu, 60, audit=0, seed=14, feedback={"levers": {"gates": gates}})
     held = [sample for sample in after if word in words(sample.text)]
     assert held
     assert all(str(sample.filter_reason).endswith("(off_topic)") for sample in held)
@@ -273,9 +273,7 @@ def test_keywords_come_from_stated_reasons(floor: Floor, gpu: GpuWorker) -> None
 
 def test_the_filter_ranks_and_keeps_ordinals(taught: tuple[Floor, GpuWorker]) -> None:
     floor, gpu = taught
-    made = make(
-        floor, gpu, 60, audit=0.2, seed=15, feedback={"levers": [{"name": "filter", "keep": 0.5}]}
-    )
+    made = make(floor, gpu, 60, audit=0.2, seed=15, feedback={"levers": {"filter": {"keep": 0.5}}})
     assert [sample.ordinal for sample in made] == list(range(60))
     guided = [sample for sample in made if not sample.audit and sample.text.strip()]
     kept = [sample for sample in guided if sample.state != "filtered"]
@@ -291,7 +289,7 @@ def test_the_filter_ranks_and_keeps_ordinals(taught: tuple[Floor, GpuWorker]) ->
 
 def test_levers_are_halved_when_variety_falls(taught: tuple[Floor, GpuWorker]) -> None:
     floor, gpu = taught
-    strong = {"levers": [{**HEAD, "weight": 100.0, "cap": 100.0}]}
+    strong = {"levers": {"verdict_head": {**HEAD, "weight": 100.0, "cap": 100.0}}}
     make(floor, gpu, 210, audit=0.2, seed=16, feedback=strong)
     told = [provenance(floor, s)["levers"][0] for s in again(floor, gpu, strong)]
     assert [use["weight"] for use in told] == [50.0, 50.0]
@@ -303,7 +301,7 @@ def test_levers_are_halved_when_variety_falls(taught: tuple[Floor, GpuWorker]) -
         state = levers.state(session, dataset)
     assert state["scale"] == 0.5
     assert state["backed_off"] == told[0]["backed_off"]
-    other = {"levers": [{**HEAD, "weight": 99.0, "cap": 100.0}]}
+    other = {"levers": {"verdict_head": {**HEAD, "weight": 99.0, "cap": 100.0}}}
     assert provenance(floor, again(floor, gpu, other)[0])["levers"][0]["weight"] == 99.0
 
 
@@ -327,7 +325,7 @@ def test_the_window_lets_a_guideline_change_its_mind(floor: Floor, gpu: GpuWorke
         assert len(levers.evidence(session, floor.dataset.id, Window(rounds=2))) == 180
         rejected = {sample.id for sample in new if not is_about(sample)}
 
-    setting = {"levers": [{"name": "negatives"}], "window": {"rounds": 1}}
+    setting = {"levers": {"negatives": {}}, "window": {"rounds": 1}}
     job = floor.submit(
         6,
         guidance={"eta": 0.5},
@@ -353,7 +351,7 @@ def test_the_negatives_lever_scales_and_switches(floor: Floor, gpu: GpuWorker) -
             gpu.run_shard(shard.id)
         return floor.samples(job)
 
-    half = made(feedback={"levers": [{"name": "negatives", "weight": 0.5}]})
+    half = made(feedback={"levers": {"negatives": {"weight": 0.5}}})
     less = made(guidance={"eta": 0.4})
     off = made(feedback=NO_LEVER)
     assert tokens(floor, half) == tokens(floor, less)

@@ -12,7 +12,7 @@ from factory.feedback import Feedback, Gates
 from workers.levers.gates import Gatekeeper, runs
 from workers.levers.keywords import fit_keywords, keyword_in
 
-OPEN = {"name": "gates", "copies": None}
+OPEN = {"copies": None}
 
 
 def keeper(**settings: object) -> Gatekeeper:
@@ -132,12 +132,11 @@ def test_keywords_are_not_found_in_noise() -> None:
 @pytest.mark.parametrize(
     ("setting", "where"),
     [
-        ({"levers": [{"name": "gate"}]}, "levers"),
-        ({"levers": [{"name": "gates"}, {"name": "gates"}]}, "names a lever twice"),
-        ({"levers": [{"name": "gates", "pattern": "["}]}, "is no regular expression"),
-        ({"levers": [{"name": "gates", "json_schema": {"type": 3}}]}, "is no JSON schema"),
-        ({"levers": [{"name": "verdict_head", "cap": 0}]}, "cap"),
-        ({"levers": [{"name": "filter", "keep": 1}]}, "keep"),
+        ({"levers": {"gate": {}}}, "levers"),
+        ({"levers": {"gates": {"pattern": "["}}}, "is no regular expression"),
+        ({"levers": {"gates": {"json_schema": {"type": 3}}}}, "is no JSON schema"),
+        ({"levers": {"verdict_head": {"cap": 0}}}, "cap"),
+        ({"levers": {"filter": {"keep": 1}}}, "keep"),
         ({"window": {"rounds": 0}}, "rounds"),
     ],
 )
@@ -148,15 +147,17 @@ def test_a_setting_that_cannot_be_is_refused(setting: dict[str, object], where: 
 
 def test_a_setting_survives_json() -> None:
     setting = {
-        "levers": [
-            {"name": "gates", "json_schema": {"type": "object"}, "against": ["real"]},
-            {"name": "negatives", "weight": 0.5, "center": False},
-            {"name": "verdict_head"},
-            {"name": "filter", "keep": 0.25},
-        ],
+        "levers": {
+            "gates": {"json_schema": {"type": "object"}, "against": ["real"]},
+            "negatives": {"weight": 0.5, "center": False},
+            "verdict_head": {},
+            "filter": {"keep": 0.25},
+        },
         "window": {"rounds": 3},
     }
     first = Feedback.model_validate(setting)
     again = Feedback.model_validate(json.loads(first.model_dump_json()))
     assert again == first
-    assert [lever.name for lever in Feedback().levers] == ["negatives"]
+    assert first.levers.names == ["gates", "negatives", "verdict_head", "filter"]
+    assert Feedback().levers.names == ["negatives"]
+    assert Feedback.model_validate({"levers": {}}).levers.names == []
