@@ -15,7 +15,7 @@ DEV := .venv/.installed-dev
 SAYS := 1>&2
 QUIETER := sed -u -E '/^(Requirement|Looking|Processing|WARNING: Location|  )/d; s/^(.{88}).{9,}/\1 …/; s/^/[factory] /'
 
-.PHONY: help demo up test test-faults lint format bench clean install install-dev chromium
+.PHONY: help demo up test test-faults lint format bench bench-dashboard clean install install-dev chromium
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ format: $(DEV)  ## Put the code in shape
 
 bench: $(DEV)  ## Speed of the engine beside its baselines, on this machine
 	@exec $(BIN)/python tests/benchmarks/steer_speed.py
+
+bench-dashboard: $(DEV)  ## Server time of every page with a million samples in the database
+	@exec $(BIN)/python -m tests.benchmarks.dashboard_speed
 
 clean:  ## Remove the virtual environments; data in .factory stays
 	@rm -rf .venv .venv-label-studio

@@ -15,7 +15,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import select
 
-from factory import dispatch, jobs, log, outbox, requests, reviews, shards
+from factory import dispatch, jobs, log, outbox, requests, reviews, shards, tallies
 from factory.db import Database
 from factory.errors import Unavailable
 from factory.settings import Settings
@@ -90,10 +90,11 @@ class Beat:
             outbox.owe(session, outbox.RECONCILE, *session.scalars(reviewed))
 
     def prune(self) -> None:
-        """Delete what was answered or handled long ago."""
+        """Delete what was answered or handled long ago; add up what was counted."""
         days = self.settings.retention_days
         with self.db.transaction() as session:
             answered, handled = requests.prune(session, days), reviews.prune_events(session, days)
+            tallies.compact(session)
         if answered or handled:
             logger.info("beat.pruned", requests=answered, events=handled)
 

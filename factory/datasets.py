@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from factory import outbox, strict_json
+from factory import outbox, strict_json, tallies
 from factory.errors import Conflict, NotFound
 from factory.feedback import Feedback
 from factory.ids import new_id
@@ -99,17 +99,19 @@ def list_all(
 
 def counts(session: Session, dataset: Dataset) -> dict[str, dict[str, int]]:
     """How many samples there are, by origin and by state."""
-    statement = (
-        select(Sample.origin, Sample.state, func.count())
-        .where(Sample.dataset_id == dataset.id)
-        .group_by(Sample.origin, Sample.state)
-    )
-    by_origin: dict[str, int] = {}
-    by_state: dict[str, int] = {}
-    for origin, state, number in session.execute(statement):
-        by_origin[origin] = by_origin.get(origin, 0) + number
-        by_state[state] = by_state.get(state, 0) + number
-    return {"origin": by_origin, "state": by_state}
+    return counts_of(session, [dataset])[dataset.id]
+
+
+def counts_of(
+    session: Session, some: Sequence[Dataset]
+) -> dict[uuid.UUID, dict[str, dict[str, int]]]:
+    """The `counts` of several datasets, by their ids."""
+    counted = tallies.read(session, "sample", [dataset.id for dataset in some])
+    mine = {d.id: [each for each in counted if each.dataset_id == d.id] for d in some}
+    return {
+        id_: {"origin": tallies.by(each, "origin"), "state": tallies.by(each, "state")}
+        for id_, each in mine.items()
+    }
 
 
 def import_lines(session: Session, dataset: Dataset, lines: Iterable[bytes]) -> Imported:

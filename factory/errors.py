@@ -10,6 +10,7 @@
     ├── NotFound                    no such thing
     ├── Conflict                    clashes with what is there
     ├── Unavailable (retryable)     a service we need does not answer
+    │   └── HeldBack                was not asked: it failed before and is given time
     ├── LeaseLost                   another worker owns the shard now
     ├── Stopped                     the job was paused or cancelled, or the worker is stopping
     ├── TryAgain                    the shard can be gone on with at once, in another way
@@ -111,6 +112,20 @@ class Unavailable(FactoryError):
     status = 503
     title = "A service is not available"
     retryable = True
+
+    def __init__(
+        self,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(detail, errors)
+        self.retry_after = retry_after
+        """Seconds that the service asked to be left alone."""
+
+
+class HeldBack(Unavailable):
+    """The service failed again and again: it is given time and was not asked now."""
 
 
 class LeaseLost(FactoryError):

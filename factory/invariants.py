@@ -117,7 +117,8 @@ def _live_verdicts(session: Session, project: int) -> dict[str, set[tuple[int, s
     )
     live: dict[str, set[tuple[int, str, datetime]]] = {}
     for sample_id, annotation_id, verdict, updated_at in session.execute(statement).tuples():
-        live.setdefault(str(sample_id), set()).add((annotation_id, verdict, updated_at))
+        if annotation_id is not None:
+            live.setdefault(str(sample_id), set()).add((annotation_id, verdict, updated_at))
     return live
 
 
@@ -250,9 +251,44 @@ CROSS JOIN LATERAL (
 ) alone
 WHERE j.kind = 'generate' AND (j.result->>'without_negatives')::int <> alone.number
 """
+MISCOUNTED = """
+SELECT 'dataset ' || dataset_id, 'counts ' || sum(noted) || ' samples as ' || facts
+       || '; there are ' || sum(there)
+FROM (
+  SELECT dataset_id, facts, number AS noted, 0 AS there FROM tallies WHERE subject = 'sample'
+  UNION ALL
+  SELECT dataset_id, jsonb_build_object('origin', origin, 'state', state, 'audit', audit), 0, 1
+  FROM samples
+) counted
+GROUP BY dataset_id, facts HAVING sum(noted) <> sum(there)
+"""
+MISCOUNTED_REVIEWS = """
+SELECT 'dataset ' || dataset_id, 'counts ' || sum(noted) || ' live reviews with verdict ' || verdict
+       || '; there are ' || sum(there)
+FROM (
+  SELECT dataset_id, facts->>'verdict' AS verdict, number AS noted, 0 AS there
+  FROM tallies WHERE subject = 'review'
+  UNION ALL
+  SELECT s.dataset_id, r.verdict, 0, 1
+  FROM reviews r JOIN samples s ON s.id = r.sample_id WHERE r.deleted_at IS NULL
+) counted
+GROUP BY dataset_id, verdict HAVING sum(noted) <> sum(there)
+"""
+MISCOUNTED_PUSHES = """
+SELECT 'dataset ' || dataset_id, 'counts ' || sum(noted) || ' pushes '
+       || CASE WHEN pushed THEN 'with' ELSE 'without' END || ' a task; there are ' || sum(there)
+FROM (
+  SELECT dataset_id, (facts->>'pushed')::bool AS pushed, number AS noted, 0 AS there
+  FROM tallies WHERE subject = 'push'
+  UNION ALL
+  SELECT dataset_id, task_id IS NOT NULL, 0, 1 FROM pushes
+) counted
+GROUP BY dataset_id, pushed HAVING sum(noted) <> sum(there)
+"""
 SHARED_TASK = """
 SELECT 'task ' || task_id, 'is noted for ' || count(*) || ' samples of project ' || project_id
-FROM pushes WHERE task_id IS NOT NULL GROUP BY project_id, task_id HAVING count(*) > 1
+FROM pushes WHERE task_id IS NOT NULL AND project_id IS NOT NULL
+GROUP BY project_id, task_id HAVING count(*) > 1
 """
 HALF_PUSHED = """
 SELECT 'sample ' || s.id, 'is ' || s.state
@@ -310,6 +346,9 @@ CHECKS = (
     Check("D", LENGTH),
     Check("D", TEXT_DIGEST),
     Check("D", NOT_STEERED),
+    Check("D", MISCOUNTED),
+    Check("D", MISCOUNTED_REVIEWS),
+    Check("D", MISCOUNTED_PUSHES),
     Check("E", SHARED_TASK),
     Check("E", HALF_PUSHED),
     Check("F", STATE),

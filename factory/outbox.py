@@ -28,6 +28,8 @@ PUSH = "workers.cpu.push"  # key: dataset
 HANDLE_EVENT = "workers.cpu.handle_event"  # key: webhook event
 RECONCILE = "workers.cpu.reconcile"  # key: dataset
 
+LABEL_STUDIO = (PUSH, HANDLE_EVENT, RECONCILE)  # tasks that wait while it is away
+
 
 def shard_task(kind: str) -> str:
     """The task that works on a shard of such a job."""
@@ -106,6 +108,21 @@ def is_repeated(session: Session, tasks: Sequence[str]) -> bool:
 def version(session: Session, task: str, key: uuid.UUID) -> int | None:
     """The version to settle later; None when nothing is owed."""
     return session.scalar(select(Outbox.version).where(Outbox.task == task, Outbox.key == key))
+
+
+def postpone(session: Session, task: str, key: uuid.UUID, seconds: float) -> None:
+    """What is owed cannot be done now: it is due anew after `seconds`, as if never sent."""
+    due = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, float(seconds))
+    statement = update(Outbox).where(Outbox.task == task, Outbox.key == key)
+    session.execute(statement.values(due_at=due, sends=0))
+
+
+def hasten(session: Session, tasks: Sequence[str]) -> None:
+    """Whatever is owed of these tasks is due at once."""
+    now = func.clock_timestamp()
+    late = update(Outbox).where(Outbox.task.in_(tasks), Outbox.due_at > now, Outbox.sends == 0)
+    session.execute(late.values(due_at=now))
+    session.execute(text(f"NOTIFY {CHANNEL}"))
 
 
 def settle(session: Session, task: str, key: uuid.UUID, version: int | None = ANY_VERSION) -> None:

@@ -8,6 +8,7 @@ accept → accepted, reject → rejected, fix → fixed (and a corrected sample 
 import hashlib
 import json
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,9 +18,10 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from factory import outbox
+from factory import outbox, tallies
 from factory.ids import new_id
-from factory.tables import Push, Review, Sample, WebhookEvent
+from factory.tables import Dataset, Push, Review, Sample, WebhookEvent
+from factory.tallies import Counted
 
 VERDICTS = ("accept", "reject", "fix")
 REASONS = ("incoherent", "off_topic", "duplicate", "memorised", "unsafe", "other")
@@ -45,9 +47,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Known:
-    """What we hold of one task: its sample, and when each live annotation was last changed."""
+    """What we hold of one task: its sample, the task's last change as far as we have seen it, why
+    it counts as gone if it does, and when each live annotation was last changed."""
 
     sample_id: uuid.UUID
+    task_id: int
+    updated_at: datetime | None = None
+    gone: str | None = None
     annotations: dict[int, datetime] = field(default_factory=dict)
 
 
@@ -90,8 +96,15 @@ def mark_pushed(session: Session, project_id: int, tasks: Mapping[uuid.UUID, int
 
 def note_push_error(session: Session, dataset_id: uuid.UUID, error: str) -> None:
     """Keep why the waiting samples of a dataset could not be pushed."""
-    statement = update(Push).where(Push.dataset_id == dataset_id, Push.task_id.is_(None))
+    statement = update(Push).where(
+        Push.dataset_id == dataset_id, Push.task_id.is_(None), Push.error.is_distinct_from(error)
+    )
     session.execute(statement.values(error=error))
+
+
+def waiting_in_all(session: Session) -> int:
+    """How many samples of all datasets wait for their task."""
+    return session.scalar(select(func.count()).where(Push.task_id.is_(None))) or 0
 
 
 def push_error(session: Session) -> str | None:
@@ -153,18 +166,31 @@ def known(
     """What we hold of a project's tasks: of these, or of all."""
     live = (Review.sample_id == Push.sample_id) & Review.deleted_at.is_(None)
     statement = (
-        select(Push.task_id, Push.sample_id, Review.annotation_id, Review.updated_at)
+        select(Push, Review.annotation_id, Review.updated_at)
         .outerjoin(Review, live)
         .where(Push.project_id == project_id, Push.task_id.is_not(None))
     )
     if task_ids is not None:
         statement = statement.where(Push.task_id.in_(task_ids))
     tasks: dict[int, Known] = {}
-    for task_id, sample_id, annotation_id, updated_at in session.execute(statement):
-        task = tasks.setdefault(cast("int", task_id), Known(sample_id))
+    for push, annotation_id, updated_at in session.execute(statement):
+        task = tasks.setdefault(cast("int", push.task_id), _known(push))
         if annotation_id is not None:
             task.annotations[annotation_id] = updated_at
     return tasks
+
+
+def _known(push: Push) -> Known:
+    return Known(push.sample_id, cast("int", push.task_id), push.task_updated_at, push.error)
+
+
+def counted(session: Session, project_id: int) -> tuple[int, int]:
+    """How many tasks and live reviews of a project we know."""
+    there = Push.project_id == project_id, Push.task_id.is_not(None), Push.error.is_(None)
+    live = (Review.sample_id == Push.sample_id) & Review.deleted_at.is_(None)
+    statement = select(func.count(Push.sample_id.distinct()), func.count(Review.id))
+    tasks, found = session.execute(statement.outerjoin(Review, live).where(*there)).one()
+    return tasks, found
 
 
 def tasks_of_annotations(session: Session, annotation_ids: Sequence[int]) -> Sequence[int]:
@@ -177,10 +203,99 @@ def tasks_of_annotations(session: Session, annotation_ids: Sequence[int]) -> Seq
     return [task_id for task_id in session.scalars(statement.distinct()) if task_id is not None]
 
 
-def note_task_gone(session: Session, sample_id: uuid.UUID) -> None:
-    """The sample's task was deleted in Label Studio; it is not made again."""
-    statement = update(Push).where(Push.sample_id == sample_id)
-    session.execute(statement.values(error="The task was deleted in Label Studio."))
+def settle(
+    session: Session, mine: Known, said: Sequence[Verdict], updated_at: datetime | None
+) -> bool:
+    """Make the sample's live reviews exactly what was `said` on its task, as fetched after `mine`
+    was read; returns whether anything changed.
+
+    updated_at   the task's last change as fetched; None: the task is gone
+
+    Fetches may overtake each other. One that is older than what was settled meanwhile, or of a
+    task that was found to be gone meanwhile, changes nothing.
+    """
+    if not _take(session, mine, updated_at):
+        return False
+    live = select(Review.annotation_id, Review.updated_at)
+    live = live.where(Review.sample_id == mine.sample_id, Review.deleted_at.is_(None))
+    held = dict(session.execute(live).tuples().all())
+    changed = [verdict for verdict in said if held.get(verdict.annotation_id) != verdict.updated_at]
+    withdrawn = set(held) - {verdict.annotation_id for verdict in said}
+    for annotation_id in filter(None, withdrawn):
+        withdraw(session, annotation_id)
+    for verdict in changed:
+        apply(session, mine.sample_id, verdict)
+    return bool(changed or withdrawn)
+
+
+def _take(session: Session, mine: Known, updated_at: datetime | None) -> bool:
+    """Lock a sample's push, unless what was fetched of its task is stale."""
+    push = session.get_one(Push, mine.sample_id, with_for_update=True, populate_existing=True)
+    if push.task_id != mine.task_id or push.error != mine.gone:
+        return False
+    if updated_at is None:
+        push.error = "The task was deleted in Label Studio."
+        return True
+    if push.task_updated_at is not None and push.task_updated_at > updated_at:
+        return False
+    push.task_updated_at, push.error = updated_at, None
+    return True
+
+
+def move_task(session: Session, mine: Known, task_id: int) -> None:
+    """The sample's task is another one from now on: its double."""
+    statement = update(Push).where(Push.sample_id == mine.sample_id, Push.task_id == mine.task_id)
+    session.execute(statement.values(task_id=task_id, task_updated_at=None, error=None))
+
+
+def is_project(session: Session, dataset_id: uuid.UUID, project_id: int) -> bool:
+    """Whether it is the dataset's project now, and will be until this transaction ends."""
+    dataset = session.get_one(
+        Dataset, dataset_id, with_for_update={"key_share": True}, populate_existing=True
+    )
+    return dataset.label_studio_project == project_id
+
+
+def release(session: Session, dataset_id: uuid.UUID, project_id: int) -> int:
+    """The dataset's project is gone, or is another's: samples without a review wait to be pushed
+    anew; reviews stay, and nothing there can withdraw them. Returns how many wait."""
+    if not is_project(session, dataset_id, project_id):
+        return 0
+    mine = Push.dataset_id == dataset_id, Push.project_id == project_id
+    live = select(Review.sample_id).where(Review.deleted_at.is_(None))
+    again = update(Push).where(*mine, Push.error.is_(None), Push.sample_id.not_in(live))
+    cleared = {"project_id": None, "task_id": None, "task_updated_at": None, "tried": False}
+    waiting = session.scalars(again.values(cleared).returning(Push.sample_id)).all()
+    session.execute(
+        update(Sample)
+        .where(Sample.id.in_(waiting), Sample.state == "in_review")
+        .values(state="generated")
+    )
+    kept = update(Push).where(*mine).values(project_id=None).returning(Push.sample_id)
+    reviewed = session.scalars(kept).all()
+    session.execute(  # another Label Studio may give the same numbers
+        update(Review).where(Review.sample_id.in_([*waiting, *reviewed])).values(annotation_id=None)
+    )
+    session.execute(
+        update(Dataset)
+        .where(Dataset.id == dataset_id)
+        .values(label_studio_project=None, reviews_until=None, reviews_compared_at=None)
+    )
+    if waiting:
+        outbox.owe(session, outbox.PUSH, dataset_id)
+    return len(waiting)
+
+
+def reconciled(
+    session: Session, dataset_id: uuid.UUID, project_id: int, until: datetime, *, whole: bool
+) -> None:
+    """Every change in the project up to `until` (Label Studio's clock) is known. `whole`: every
+    task was looked at."""
+    now = {"reviews_compared_at": func.clock_timestamp()} if whole else {}
+    statement = update(Dataset).where(
+        Dataset.id == dataset_id, Dataset.label_studio_project == project_id
+    )
+    session.execute(statement.values({"reviews_until": until, **now}))
 
 
 def apply(session: Session, sample_id: uuid.UUID, verdict: Verdict) -> None:
@@ -272,40 +387,34 @@ def push_of(session: Session, sample_id: uuid.UUID) -> Push | None:
 
 def stats(session: Session, dataset_id: uuid.UUID) -> dict[str, Any]:
     """Counts of pushes, verdicts and reasons of a dataset."""
-    live = (
-        select(Review)
-        .join(Sample, Sample.id == Review.sample_id)
-        .where(Sample.dataset_id == dataset_id, Review.deleted_at.is_(None))
-        .subquery()
-    )
-    verdicts = session.execute(select(live.c.verdict, func.count()).group_by(live.c.verdict))
-    reason = func.unnest(live.c.reasons).label("reason")
-    reasons = session.execute(select(reason, func.count()).group_by(reason))
-    owed, pushed = session.execute(
-        select(func.count(), func.count(Push.task_id)).where(Push.dataset_id == dataset_id)
-    ).one()
-    reviewed = session.scalar(select(func.count(func.distinct(live.c.sample_id))))
+    live = tallies.read(session, "review", [dataset_id])
+    pushes = tallies.by(tallies.read(session, "push", [dataset_id]), "pushed")
+    states = tallies.by(_synthetic(session, dataset_id), "state")
+    reasons: Counter[str] = Counter()
+    for each in live:
+        reasons.update(dict.fromkeys(each.facts["reasons"], each.number))
     return {
-        "waiting": owed - pushed,
-        "pushed": pushed,
-        "reviewed": reviewed or 0,
-        "verdicts": dict.fromkeys(VERDICTS, 0) | dict(verdicts.tuples().all()),
-        "reasons": dict.fromkeys(REASONS, 0) | dict(reasons.tuples().all()),
+        "waiting": pushes.get(False, 0),
+        "pushed": pushes.get(True, 0),
+        "reviewed": sum(states.get(state, 0) for state in STATE_OF.values()),
+        "verdicts": dict.fromkeys(VERDICTS, 0) | tallies.by(live, "verdict"),
+        "reasons": dict.fromkeys(REASONS, 0) | reasons,
     }
 
 
 def outcomes(session: Session, dataset_id: uuid.UUID) -> dict[str, dict[str, Any]]:
     """What became of generated samples: those made with feedback (`guided`) and without it
     (`audit`). `reject_rate` is the share of rejected ones among those with a verdict."""
-    statement = (
-        select(Sample.audit, Sample.state, func.count())
-        .where(Sample.dataset_id == dataset_id, Sample.origin == "synthetic")
-        .group_by(Sample.audit, Sample.state)
-    )
     counted: dict[bool, dict[str, int]] = {False: {}, True: {}}
-    for audit, state, number in session.execute(statement):
+    made = tallies.by(_synthetic(session, dataset_id), "audit", "state")
+    for (audit, state), number in made.items():
         counted[audit][state] = number
     return {"guided": _outcome(counted[False]), "audit": _outcome(counted[True])}
+
+
+def _synthetic(session: Session, dataset_id: uuid.UUID) -> list[Counted]:
+    counted = tallies.read(session, "sample", [dataset_id])
+    return [each for each in counted if each.facts["origin"] == "synthetic"]
 
 
 def _outcome(states: Mapping[str, int]) -> dict[str, Any]:

@@ -18,6 +18,9 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="Celery broker: redis:// or amqp://")
     label_studio_url: str = Field("", description="Where reviewers work; empty: no review")
     label_studio_api_key: str = Field("", description="Label Studio token (legacy or personal)")
+    label_studio_retry_seconds: float = Field(
+        5, gt=0, description="First pause after calls to Label Studio failed; it doubles up to 24x"
+    )
     webhook_secret: str = Field("", description="Bearer secret of Label Studio's webhook calls")
     secret_key: str = Field(
         default_factory=lambda: secrets.token_hex(32),

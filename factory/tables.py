@@ -71,6 +71,8 @@ class Dataset(Base):
     labels: Mapped[list[str]] = mapped_column(server_default="{}")
     label_studio_project: Mapped[int | None]  # created by the first push
     feedback: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # its levers
+    reviews_until: Mapped[datetime | None]  # changes up to then are known (Label Studio's clock)
+    reviews_compared_at: Mapped[datetime | None]  # when every task was last looked at
     created_at: Mapped[datetime] = _now()
 
 
@@ -269,6 +271,7 @@ class Push(Base):
     project_id: Mapped[int | None]
     task_id: Mapped[int | None]
     tried: Mapped[bool] = mapped_column(server_default="false")  # look up before sending again
+    task_updated_at: Mapped[datetime | None]  # of the task as last fetched: an older one is stale
     error: Mapped[str | None]
     created_at: Mapped[datetime] = _now()
     pushed_at: Mapped[datetime | None]
@@ -285,7 +288,7 @@ class Review(Base):
 
     id: Mapped[uuid.UUID] = _id()
     sample_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("samples.id"))
-    annotation_id: Mapped[int] = mapped_column(unique=True)
+    annotation_id: Mapped[int | None] = mapped_column(unique=True)  # None: its project is gone
     verdict: Mapped[str]
     reasons: Mapped[list[str]] = mapped_column(server_default="{}")
     rewrite: Mapped[str | None]
@@ -300,8 +303,8 @@ class Review(Base):
 class FittedLever(Base):
     """What was fitted on a dataset's verdicts, or why it could not be; rows are only added.
 
-    `digest` names what acts: it lies in FACTORY_HOME/models/levers and never changes. Without
-    one, `note` says why the lever does not act.
+    `digest` names what acts, which never changes: a file in FACTORY_HOME/models/levers, or for
+    words what `result` holds. Without one, `note` says why the lever does not act.
     """
 
     __tablename__ = "fitted_levers"
@@ -320,6 +323,19 @@ class FittedLever(Base):
     result: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # how well it does
     note: Mapped[str | None]
     fitted_at: Mapped[datetime] = _now()
+
+
+class Tally(Base):
+    """A change of how many rows there are, written by triggers: see `factory.tallies`."""
+
+    __tablename__ = "tallies"
+    __table_args__ = (Index(None, "subject", "dataset_id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
+    subject: Mapped[str]  # sample, push or review
+    facts: Mapped[dict[str, Any]]
+    number: Mapped[int] = mapped_column(BigInteger)
 
 
 class WebhookEvent(Base):
@@ -352,6 +368,18 @@ class Outbox(Base):
     due_at: Mapped[datetime] = _now()
     sends: Mapped[int] = mapped_column(server_default="0")
     version: Mapped[int] = mapped_column(server_default="0")  # grows when it is owed anew
+
+
+class Circuit(Base):
+    """The way to a service that fails now: calls wait until `retry_at`. None while all is well."""
+
+    __tablename__ = "circuits"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    failures: Mapped[int] = mapped_column(server_default="0")  # one after another
+    since: Mapped[datetime | None]  # the first of them
+    retry_at: Mapped[datetime | None]
+    error: Mapped[str | None]  # the last of them
 
 
 class Request(Base):

@@ -1,10 +1,13 @@
-"""What tests share: a real Postgres and a real Redis, started once per run when first asked for."""
+"""What tests share, each started once per run when first asked for: a real Postgres, a real Redis
+and a real Label Studio (about a minute)."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 from psycopg import sql
 from redis import Redis
 
-from factory.local import home, postgres, redis
+from factory.local import home, label_studio, postgres, process, redis
 
 REPOSITORY = Path(__file__).parents[1]
 TEMPLATE = "migrated"
@@ -85,6 +88,27 @@ def redis_url(redis_server: redis.Server) -> Iterator[str]:
     yield redis_server.url()
     with Redis.from_url(redis_server.url()) as client:
         client.flushall()
+
+
+@pytest.fixture(scope="session")
+def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[label_studio.Server]:
+    """One real Label Studio for the whole run, in its own venv (installed where missing)."""
+    folder = tmp_path_factory.mktemp("label-studio")
+    venv = label_studio.default_venv()
+    label_studio.ensure_venv(venv, folder / "install.log")
+    server = label_studio.Server(
+        folder / "data", venv, home.free_port(), password="a-test-password", token="t" * 40
+    )
+    child = process.launch(server.prepare(), folder / "server.log")
+    try:
+        deadline = time.monotonic() + 300
+        while not server.ready():
+            assert child.poll() is None, process.tail(folder / "server.log")
+            assert time.monotonic() < deadline, process.tail(folder / "server.log")
+            time.sleep(0.5)
+        yield server
+    finally:
+        process.end(child, signal.SIGTERM, grace=10)
 
 
 def create_database(server: postgres.Server, name: str, template: str) -> None:

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from factory import log, outbox, reviews
-from factory.errors import FactoryError
+from factory import circuits, log, outbox, reviews
+from factory.circuits import LABEL_STUDIO
+from factory.errors import FactoryError, HeldBack, Unavailable
 from workers import embedding, process, reviewer
 from workers.embedding import Embedder
 from workers.evaluate import Evaluator
-from workers.labelstudio.client import Client, connect
+from workers.labelstudio import breaker
+from workers.labelstudio.client import Client, connect, is_set
 from workers.labelstudio.push import push_dataset
-from workers.labelstudio.refresh import handle_events, reconcile_dataset
+from workers.labelstudio.reconcile import reconcile_dataset
+from workers.labelstudio.refresh import handle_events
 from workers.process import Worker
 
 logger = log.get(__name__)
@@ -47,27 +50,15 @@ class CpuWorker:
 
     def push(self, dataset_id: uuid.UUID) -> None:
         """Send the dataset's waiting samples to Label Studio."""
-        with self._reported("push", dataset=str(dataset_id)):
-            self._while_owed(outbox.PUSH, dataset_id, self._push)
+        self._for_label_studio(outbox.PUSH, dataset_id, self._push)
 
     def reconcile(self, dataset_id: uuid.UUID) -> None:
-        """Compare the dataset's reviews with Label Studio. What fails is owed again by beat."""
-        with self._reported("reconcile", dataset=str(dataset_id)):
-            self._while_owed(outbox.RECONCILE, dataset_id, self._reconcile)
+        """Compare the dataset's reviews with Label Studio."""
+        self._for_label_studio(outbox.RECONCILE, dataset_id, self._reconcile)
 
     def handle_event(self, event_id: uuid.UUID) -> None:
-        """Handle every waiting event, this one among them, unless someone is at it already.
-
-        Who holds the turn looks again after giving it back, so that no event is left behind.
-        """
-        with self._reported("handle_event", event_id=str(event_id)):
-            if self._is_handled(event_id):
-                return
-            while self._any_event():
-                with self.worker.database.only_one(outbox.HANDLE_EVENT) as mine:
-                    if not mine:
-                        return
-                    handle_events(self.worker.database, self._label_studio())
+        """Handle every waiting event, this one among them."""
+        self._for_label_studio(outbox.HANDLE_EVENT, event_id, self._handle_events)
 
     def simulate_reviews(self, dataset_id: uuid.UUID) -> None:
         """Let the demo's simulated reviewer review the dataset, unless it is at it already."""
@@ -82,17 +73,63 @@ class CpuWorker:
         embedding.embed_dataset(self.worker.database, self._embedding_model(), dataset_id)
 
     def _push(self, dataset_id: uuid.UUID) -> None:
+        self._while_owed(outbox.PUSH, dataset_id, self._push_noting_why_not)
+
+    def _push_noting_why_not(self, dataset_id: uuid.UUID) -> None:
         database, settings = self.worker.database, self.worker.settings
         try:
             push_dataset(database, self._label_studio(), settings, dataset_id)
+        except HeldBack:
+            raise
         except FactoryError as error:
-            with database.transaction() as session:
-                reviews.note_push_error(session, dataset_id, error.detail)
+            said = error.detail
+            database.retrying(lambda s: reviews.note_push_error(s, dataset_id, said))
             raise
 
     def _reconcile(self, dataset_id: uuid.UUID) -> None:
+        self._while_owed(outbox.RECONCILE, dataset_id, self._reconcile_once)
+
+    def _reconcile_once(self, dataset_id: uuid.UUID) -> None:
         database, settings = self.worker.database, self.worker.settings
         reconcile_dataset(database, self._label_studio(), settings, dataset_id)
+
+    def _handle_events(self, event_id: uuid.UUID) -> None:
+        """All that wait, unless someone is at it already.
+
+        Who holds the turn looks again after giving it back, so that no event is left behind.
+        """
+        if self._is_handled(event_id):
+            return
+        while self._any_event():
+            with self.worker.database.only_one(outbox.HANDLE_EVENT) as mine:
+                if not mine:
+                    return
+                handle_events(self.worker.database, self._label_studio())
+
+    def _for_label_studio(
+        self, task: str, key: uuid.UUID, work: Callable[[uuid.UUID], None]
+    ) -> None:
+        """Work that needs Label Studio. While that is away, or none is set, what is owed waits
+        quietly; as soon as it answers again, all of it is due."""
+        settings = self.worker.settings
+        with self._reported(task, key=str(key)):
+            if not is_set(settings):
+                self._postpone(task, key, settings.reconcile_seconds)
+                return
+            try:
+                work(key)
+            except Unavailable:
+                self._postpone(task, key, self._seconds_left())
+                raise
+
+    def _postpone(self, task: str, key: uuid.UUID, seconds: float) -> None:
+        self.worker.database.retrying(lambda s: outbox.postpone(s, task, key, seconds))
+
+    def _seconds_left(self) -> float:
+        first = self.worker.settings.label_studio_retry_seconds
+        return self.worker.database.retrying(
+            lambda s: circuits.seconds_left(s, LABEL_STUDIO, first)
+        )
 
     def _while_owed(self, task: str, key: uuid.UUID, work: Callable[[uuid.UUID], None]) -> None:
         """Work until nothing more is owed, unless another worker is at it already.
@@ -126,6 +163,8 @@ class CpuWorker:
         """Log an expected failure; its wake-up stays owed and is sent again."""
         try:
             yield
+        except HeldBack as error:
+            logger.debug("task.waits", task=task, detail=error.detail, **about)
         except FactoryError as error:
             kind = type(error).__name__
             logger.warning("task.failed", task=task, error=kind, detail=error.detail, **about)
@@ -137,7 +176,9 @@ class CpuWorker:
 
     def _label_studio(self) -> Client:
         with self._loading:
-            self._client = self._client or connect(self.worker.settings)
+            if self._client is None:
+                settings = self.worker.settings
+                self._client = connect(settings, breaker.guard(self.worker.database, settings))
             return self._client
 
 

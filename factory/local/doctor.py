@@ -21,7 +21,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 import factory
-from factory import dispatch
+from factory import degraded, dispatch
+from factory.db import Database
 from factory.errors import FactoryError, StackError
 from factory.local import home as homes
 from factory.local import label_studio, postgres, redis, supervisor
@@ -155,6 +156,12 @@ def _services(settings: Settings) -> Iterator[_Probe]:
             "Label Studio",
             lambda: _label_studio(settings),
             start + "mend FACTORY_LABEL_STUDIO_URL and FACTORY_LABEL_STUDIO_API_KEY.",
+        )
+    if settings.label_studio_url and settings.database_url:
+        yield _Probe(
+            "Way to Label Studio",
+            lambda: _way_to_label_studio(settings),
+            "Mend what is named; what waits follows by itself.",
         )
 
 
@@ -292,6 +299,20 @@ def _label_studio(settings: Settings) -> Finding:
     except httpx.HTTPError as error:
         return False, f"{url} does not answer: {error}"
     return valid, url if valid else f"{url} does not take the token"
+
+
+def _way_to_label_studio(settings: Settings) -> Finding:
+    """What the workers met there."""
+    database = Database(settings.database_url)
+    try:
+        with database.transaction() as session:
+            found = degraded.label_studio(session, settings)
+            waiting = degraded.waits(session)
+    finally:
+        database.close()
+    if found is None:
+        return True, waiting
+    return False, f"since {found.since:%FT%TZ}: {found.seen}" if found.since else found.seen
 
 
 def _folder(path: Path) -> Finding:

@@ -22,7 +22,7 @@ def create_app(settings: Settings) -> APIFlask:
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     db = Database(settings.database_url, pool_size=THREADS)
-    app.extensions[KEY] = State(settings, db, celery_app(settings), Metrics(db))
+    app.extensions[KEY] = State(settings, db, celery_app(settings), Metrics(db, settings))
     for part in (observe, problems, inputs, auth, openapi):
         part.configure(app)
     api.register(app)

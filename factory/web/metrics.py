@@ -1,6 +1,6 @@
 """Prometheus metrics: requests of this process, and counts from the database."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -9,15 +9,17 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from factory import degraded, reviews, tallies
 from factory.db import Database
 from factory.errors import Unavailable
-from factory.tables import Job, Outbox, Sample
+from factory.settings import Settings
+from factory.tables import Job, Outbox
 
 
 class Metrics:
     """The registry of one web process."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, settings: Settings) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "factory_http_requests",
@@ -31,7 +33,7 @@ class Metrics:
             ("method", "route"),
             registry=self.registry,
         )
-        self.registry.register(_Stored(db))
+        self.registry.register(_Stored(db, settings))
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request. `route` is the rule, not the path, so that there are few of them."""
@@ -44,6 +46,7 @@ class _Stored(Collector):
     """Counts rows whenever Prometheus asks; `factory_database_up` is 0 when it cannot."""
 
     db: Database
+    settings: Settings
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return ()
@@ -51,7 +54,12 @@ class _Stored(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         try:
             with self.db.transaction() as session:
-                families = [_by_state(session, Job), _by_state(session, Sample), *_owed(session)]
+                families = [
+                    _jobs(session),
+                    _samples(session),
+                    *_owed(session),
+                    *_degraded(session, self.settings),
+                ]
         except Unavailable:
             families = []
         up = 1 if families else 0
@@ -59,11 +67,19 @@ class _Stored(Collector):
         yield from families
 
 
-def _by_state(session: Session, table: type[Job] | type[Sample]) -> GaugeMetricFamily:
-    name = table.__tablename__
+def _jobs(session: Session) -> GaugeMetricFamily:
+    counted = session.execute(select(Job.state, func.count()).group_by(Job.state))
+    return _by_state("jobs", dict(counted.tuples().all()))
+
+
+def _samples(session: Session) -> GaugeMetricFamily:
+    return _by_state("samples", tallies.by(tallies.read(session, "sample"), "state"))
+
+
+def _by_state(name: str, numbers: Mapping[str, int]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(f"factory_{name}", f"How many {name} there are", labels=["state"])
-    for state, count in session.execute(select(table.state, func.count()).group_by(table.state)):
-        family.add_metric([state], count)
+    for state, number in numbers.items():
+        family.add_metric([state], number)
     return family
 
 
@@ -74,3 +90,20 @@ def _owed(session: Session) -> Iterator[GaugeMetricFamily]:
     yield GaugeMetricFamily(
         "factory_outbox_oldest_seconds", "Age of the oldest wake-up", value=float(oldest)
     )
+
+
+def _degraded(session: Session, settings: Settings) -> Iterator[GaugeMetricFamily]:
+    found = degraded.label_studio(session, settings)
+    family = GaugeMetricFamily(
+        "factory_degraded", "1 while samples are made without this part", labels=["part"]
+    )
+    family.add_metric(["label_studio"], int(found is not None))
+    yield family
+    since = found.since.timestamp() if found and found.since else 0
+    family = GaugeMetricFamily(
+        "factory_degraded_since_seconds", "Unix time of its first failure, or 0", labels=["part"]
+    )
+    family.add_metric(["label_studio"], since)
+    yield family
+    waiting = reviews.waiting_in_all(session)
+    yield GaugeMetricFamily("factory_pushes_waiting", "Samples that wait to be sent", value=waiting)

@@ -101,11 +101,12 @@ class SamplePage(Shape):
 
 
 class Review(Shape):
-    """One person's verdict on one sample; `deleted_at`: withdrawn then."""
+    """One person's verdict on one sample; `deleted_at`: withdrawn then; no `annotation`: it was
+    made in a Label Studio project that is gone."""
 
     id: uuid.UUID
     sample: uuid.UUID
-    annotation: int
+    annotation: int | None
     verdict: Literal["accept", "reject", "fix"]
     reasons: list[str]
     rewrite: str | None
@@ -490,7 +491,9 @@ class Ready(Shape):
 
     status: Literal["ready"] = "ready"
     checks: dict[str, str]
-    degraded: list[str] = Field(description="Parts that do not answer; the API works without")
+    degraded: list[str] = Field(
+        description="Parts that do not work, since when, and what to do; samples are made without"
+    )
 
 
 class Live(Shape):

@@ -1,9 +1,7 @@
-"""What acceptance tests share, each started once per run when first asked for: a real Label
-Studio (about a minute), a whole factory, and the demo run on it."""
+"""What acceptance tests share, each started once per run when first asked for: a whole factory,
+and the demo run on it."""
 
 import json
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from factory.local import home, label_studio, process
+from factory.local import label_studio
 
 from .running import RunningFactory, factory_up
 
@@ -25,27 +23,6 @@ class Demo:
 
     def round(self, name: str) -> dict[str, Any]:
         return next(each for each in self.result["rounds"] if each["name"] == name)
-
-
-@pytest.fixture(scope="session")
-def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[label_studio.Server]:
-    """One real Label Studio for the whole run, in its own venv (installed where missing)."""
-    folder = tmp_path_factory.mktemp("label-studio")
-    venv = label_studio.default_venv()
-    label_studio.ensure_venv(venv, folder / "install.log")
-    server = label_studio.Server(
-        folder / "data", venv, home.free_port(), password="a-test-password", token="t" * 40
-    )
-    child = process.launch(server.prepare(), folder / "server.log")
-    try:
-        deadline = time.monotonic() + 300
-        while not server.ready():
-            assert child.poll() is None, process.tail(folder / "server.log")
-            assert time.monotonic() < deadline, process.tail(folder / "server.log")
-            time.sleep(0.5)
-        yield server
-    finally:
-        process.end(child, signal.SIGTERM, grace=10)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""`make test-faults`: every row in full on one plant. Ended rows are kept in a file, so that a run
+"""`make test-faults`: every row in full, those of the way to Label Studio on a floor of their own,
+all others on one plant. Ended rows are kept in a file, so that a run
 that was interrupted goes on where it was.
 
     python -m tests.faults [--seed 1] [--only TEXT] [--times N] [--soak MINUTES] [--afresh]
@@ -9,13 +10,21 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from .plant import Plant, open_plant
+from .plant import open_plant
+from .review_floor import open_floor, own_services
+from .review_rows import ROWS as REVIEW_ROWS
+from .review_rows import ReviewRow
+from .review_rows import run_row as run_review_row
 from .rows import ROWS, Row, soak
 from .run import Result, run_row, table
+
+AnyRow = TypeVar("AnyRow", Row, ReviewRow)
 
 KEPT = Path("build/faults.json")
 
@@ -24,6 +33,7 @@ def main() -> int:
     arguments = _arguments()
     soaked = Row(f"a soak of {arguments.soak} minutes", soak, 5 * arguments.soak)
     wanted = [soaked] if arguments.soak else [row for row in ROWS if arguments.only in row.name]
+    reviewed = [] if arguments.soak else [r for r in REVIEW_ROWS if arguments.only in r.name]
     done = {} if arguments.afresh else _kept(arguments.seed)
     left = [row for row in wanted if row.name not in done]
     if left:
@@ -31,17 +41,32 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="factory-faults-") as folder,
             open_plant(Path(folder)) as plant,
         ):
-            _run(plant, left, arguments.times, arguments.seed, done)
-    results = [done[row.name] for row in wanted]
+            _run(partial(run_row, plant), left, arguments.times, arguments.seed, done)
+    left_reviewed = [row for row in reviewed if row.name not in done]
+    if left_reviewed:
+        with (
+            tempfile.TemporaryDirectory(prefix="factory-faults-") as folder,
+            own_services(Path(folder)) as services,
+            open_floor(Path(folder), *services) as floor,
+        ):
+            harm = partial(run_review_row, floor)
+            _run(harm, left_reviewed, arguments.times, arguments.seed, done)
+    results = [done[row.name] for row in (*wanted, *reviewed)]
     _say(table(results))
     return 0 if all(result.is_clean for result in results) else 1
 
 
-def _run(plant: Plant, rows: Sequence[Row], times: int, seed: int, done: dict[str, Result]) -> None:
+def _run(
+    run: Callable[[AnyRow, int, int], Result],
+    rows: Sequence[AnyRow],
+    times: int,
+    seed: int,
+    done: dict[str, Result],
+) -> None:
     """Run these rows and add them to what is done, there and in the file."""
     for row in rows:
         started = time.monotonic()
-        result = done[row.name] = run_row(plant, row, times or row.times, seed)
+        result = done[row.name] = run(row, times or row.times, seed)
         KEPT.parent.mkdir(exist_ok=True)
         KEPT.write_text(json.dumps([asdict(each) for each in done.values()]))
         how = "well" if result.is_clean else "BROKEN"

@@ -6,7 +6,7 @@ never came does not double a task.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, undefer
 
 from factory import log, reviews
 from factory.db import Database
+from factory.errors import Unavailable
 from factory.settings import Settings
 from factory.tables import Job, ModelPair, Sample
 from workers.decoding.records import Trace
@@ -49,20 +50,31 @@ def push_dataset(
     total = 0
     while chunk := _take(database, settings, dataset_id):
         tasks = _send(client, project_id, chunk)
-        database.retrying(partial(reviews.mark_pushed, project_id=project_id, tasks=tasks))
+        database.retrying(partial(_note, dataset_id=dataset_id, project_id=project_id, tasks=tasks))
         total += len(tasks)
     logger.info("labelstudio.pushed", dataset=str(dataset_id), project=project_id, tasks=total)
     return total
 
 
+def _note(
+    session: Session, dataset_id: uuid.UUID, project_id: int, tasks: Mapping[uuid.UUID, int]
+) -> None:
+    if not reviews.is_project(session, dataset_id, project_id):
+        raise Unavailable(f"The Label Studio project {project_id} was given up meanwhile.")
+    reviews.mark_pushed(session, project_id, tasks)
+
+
 def _take(database: Database, settings: Settings, dataset_id: uuid.UUID) -> list[Outgoing]:
     """The next chunk, marked as tried before anything is sent."""
-    with database.transaction() as session:
+
+    def take(session: Session) -> list[Outgoing]:
         rows = reviews.waiting(session, dataset_id, CHUNK)
         tried = {sample.id: push.tried for push, sample in rows}
         tasks = _tasks(session, settings, [sample.id for _, sample in rows])
         reviews.mark_tried(session, list(tried))
-    return [Outgoing(id_, tried[id_], task) for id_, task in tasks.items()]
+        return [Outgoing(id_, tried[id_], task) for id_, task in tasks.items()]
+
+    return database.retrying(take)
 
 
 def _send(client: Client, project_id: int, chunk: Sequence[Outgoing]) -> dict[uuid.UUID, int]:

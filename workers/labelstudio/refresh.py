@@ -1,23 +1,23 @@
 """Annotations → reviews. Label Studio is the truth; what it says now replaces what we held.
 
-Webhook events only say where to look. Some tasks (those that events name) or all of a project
-(reconciling) are fetched again, and each sample's reviews are brought to what was fetched.
+Webhook events only say where to look: the tasks that they name are fetched again. Fetches may
+overtake each other; each task's `updated_at` says which one is newer.
 """
 
-import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from factory import log, reviews
 from factory.db import Database
 from factory.errors import NotFound
 from factory.reviews import Known
-from factory.settings import Settings
-from factory.tables import Dataset, WebhookEvent
-from workers.labelstudio.client import Annotations, Client
-from workers.labelstudio.project import ensure_webhook
-from workers.labelstudio.verdicts import Annotation, parse
+from factory.tables import WebhookEvent
+from workers.labelstudio.client import Client, Task
+from workers.labelstudio.verdicts import parse
 
 EVENTS = 200  # events handled at once
 
@@ -25,21 +25,14 @@ logger = log.get(__name__)
 
 
 def handle_events(database: Database, client: Client) -> int:
-    """Fetch again what every waiting event is about; returns how many events were handled.
-
-    Only one process may do this at a time.
-    """
+    """Fetch again what every waiting event is about; returns how many events were handled."""
     total = 0
-    while True:
-        with database.transaction() as session:
-            events = reviews.unhandled(session, EVENTS)
-        if not events:
-            return total
+    while events := database.retrying(partial(reviews.unhandled, limit=EVENTS)):
         for project_id, task_ids in _tasks_of(database, events).items():
             _refresh_existing(database, client, project_id, sorted(task_ids))
-        with database.transaction() as session:
-            reviews.mark_handled(session, *(event.id for event in events))
+        database.retrying(partial(_mark_handled, events=events))
         total += len(events)
+    return total
 
 
 def refresh(database: Database, client: Client, project_id: int, task_ids: Sequence[int]) -> int:
@@ -47,32 +40,44 @@ def refresh(database: Database, client: Client, project_id: int, task_ids: Seque
 
     Raises NotFound when the project is gone.
     """
-    with database.transaction() as session:  # before fetching: what comes later is not ours
-        known = reviews.known(session, project_id, task_ids)
-    found = client.annotations(project_id, sorted(known))
+    known = database.retrying(  # before fetching: what comes later is not ours
+        partial(reviews.known, project_id=project_id, task_ids=task_ids)
+    )
     for task_id in set(task_ids) - set(known):
         logger.info("labelstudio.unknown_task", project=project_id, task=task_id)
-    return _settle(database, known, found) + _forget_gone(database, known, set(known) - set(found))
+    found = client.tasks(project_id, sorted(known))
+    gone = set(known) - {task.id for task in found}
+    if gone and client.project(project_id) is None:
+        raise NotFound(f"Label Studio has no project {project_id} any more.")
+    return settle(database, known, found) + _forget(database, known, gone)
 
 
-def reconcile_dataset(
-    database: Database, client: Client, settings: Settings, dataset_id: uuid.UUID
-) -> int:
-    """Compare every task of a dataset with Label Studio; returns how many samples changed."""
-    with database.transaction() as session:
-        project_id = session.get_one(Dataset, dataset_id).label_studio_project
-        known = reviews.known(session, project_id) if project_id is not None else {}
-    if project_id is None:
-        return 0
-    ensure_webhook(client, settings, project_id)
-    changed, seen = 0, set[int]()
-    for page in client.all_annotations(project_id):
-        changed += _settle(database, known, page)
-        seen.update(page)
-    unseen = sorted(set(known) - seen)
-    changed += refresh(database, client, project_id, unseen) if unseen else 0
-    logger.info("labelstudio.reconciled", project=project_id, tasks=len(seen), changed=changed)
-    return changed
+def settle(database: Database, known: Mapping[int, Known], found: Iterable[Task]) -> int:
+    """Bring the reviews of fetched tasks to what they say; returns how many samples changed."""
+    ours = [(known[task.id], task) for task in found if task.id in known]
+    return sum(_settle_task(database, mine, task) for mine, task in ours if _is_news(mine, task))
+
+
+def _is_news(mine: Known, task: Task) -> bool:
+    return mine.updated_at != task.updated_at or mine.gone is not None
+
+
+def _settle_task(database: Database, mine: Known, task: Task) -> bool:
+    said = [verdict for annotation in task.annotations if (verdict := parse(annotation))]
+    return database.retrying(lambda s: reviews.settle(s, mine, said, task.updated_at))
+
+
+def _forget(database: Database, known: Mapping[int, Known], gone: Iterable[int]) -> int:
+    """Tasks that were deleted in Label Studio: their reviews no longer count."""
+    news = [known[task_id] for task_id in gone if known[task_id].gone is None]
+    return sum(
+        database.retrying(partial(reviews.settle, mine=mine, said=(), updated_at=None))
+        for mine in news
+    )
+
+
+def _mark_handled(session: Session, events: Sequence[WebhookEvent]) -> None:
+    reviews.mark_handled(session, *(event.id for event in events))
 
 
 def _tasks_of(database: Database, events: Sequence[WebhookEvent]) -> dict[int, set[int]]:
@@ -82,8 +87,9 @@ def _tasks_of(database: Database, events: Sequence[WebhookEvent]) -> dict[int, s
         if event.project_id is None:
             logger.warning("labelstudio.event_without_project", event_id=str(event.id))
             continue
-        with database.transaction() as session:
-            earlier = reviews.tasks_of_annotations(session, event.annotation_ids)
+        earlier = database.retrying(
+            partial(reviews.tasks_of_annotations, annotation_ids=event.annotation_ids)
+        )
         tasks[event.project_id].update(earlier, named_tasks(event.payload))
     return tasks
 
@@ -106,32 +112,3 @@ def _refresh_existing(
         refresh(database, client, project_id, task_ids)
     except NotFound as error:
         logger.warning("labelstudio.project_gone", project=project_id, error=error.detail)
-
-
-def _settle(database: Database, known: dict[int, Known], found: Annotations) -> int:
-    tasks = [(known[task_id], said) for task_id, said in found.items() if task_id in known]
-    return sum(_settle_sample(database, mine, said) for mine, said in tasks)
-
-
-def _settle_sample(database: Database, mine: Known, said: Sequence[Annotation]) -> bool:
-    """Bring one sample's reviews to what Label Studio said; returns whether anything changed."""
-    verdicts = [verdict for annotation in said if (verdict := parse(annotation))]
-    changed = [v for v in verdicts if mine.annotations.get(v.annotation_id) != v.updated_at]
-    withdrawn = set(mine.annotations) - {verdict.annotation_id for verdict in verdicts}
-    if not changed and not withdrawn:
-        return False
-    with database.transaction() as session:
-        for annotation_id in withdrawn:
-            reviews.withdraw(session, annotation_id)
-        for verdict in changed:
-            reviews.apply(session, mine.sample_id, verdict)
-    return True
-
-
-def _forget_gone(database: Database, known: dict[int, Known], gone: set[int]) -> int:
-    """Tasks that were deleted in Label Studio: their reviews no longer count."""
-    for task_id in gone:
-        _settle_sample(database, known[task_id], ())
-        with database.transaction() as session:
-            reviews.note_task_gone(session, known[task_id].sample_id)
-    return sum(bool(known[task_id].annotations) for task_id in gone)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy.orm import Session
 
-from factory import dispatch, outbox, reviews, shards
+from factory import degraded, dispatch, outbox, shards
 from factory.web.pages import words
 from factory.web.state import State
 
@@ -75,13 +75,10 @@ def _worker(name: str, waiting: int, oldest: float, command: str) -> Check:
 
 def _label_studio(session: Session, state: State) -> Check:
     if not state.settings.label_studio_url:
-        return Check("Label Studio", True, "Not used: FACTORY_LABEL_STUDIO_URL is not set.")
-    error = reviews.push_error(session)
-    if error is None:
+        seen = f"None is set up: FACTORY_LABEL_STUDIO_URL. {degraded.waits(session)}."
+        return Check("Label Studio", True, seen)
+    found = degraded.label_studio(session, state.settings)
+    if found is None:
         return Check("Label Studio", True, "Samples reach it.")
-    return Check(
-        "Label Studio",
-        False,
-        f"Samples wait to be sent: {error}",
-        "Check its address and FACTORY_LABEL_STUDIO_API_KEY; waiting samples follow by themselves.",
-    )
+    since = f"Since {found.since:%d %b %H:%M:%S} UTC: " if found.since else ""
+    return Check("Label Studio", False, since + found.seen, found.mend)

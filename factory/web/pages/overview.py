@@ -19,11 +19,11 @@ def overview() -> ResponseReturnValue:
     with current().db.transaction() as session:
         recent = rows_of(session, jobs.list_page(session, limit=RECENT))
         newest = datasets.list_all(session, limit=TILES)
-        tiles = [(row, datasets.counts(session, row)) for row in newest]
+        counts = datasets.counts_of(session, newest)
         return page(
             session,
             "overview.html",
-            tiles=tiles,
+            tiles=[(row, counts[row.id]) for row in newest],
             live=[row for row in recent if row.job.state in jobs.LIVE],
             recent=recent,
             models=models.list_all(session),

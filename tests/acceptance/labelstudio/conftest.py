@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from factory.dispatch import celery_app
 from factory.local import home, label_studio
 from factory.settings import Settings
 from factory.spec import GenerateSpec
-from factory.tables import Outbox, Push, Review, Sample, WebhookEvent
+from factory.tables import Dataset, Outbox, Push, Review, Sample, WebhookEvent
 from factory.web import create_app
 from workers.decoding.records import Trace
 from workers.labelstudio.client import Client, connect
@@ -82,6 +83,14 @@ class Made:
         assert project is not None
         return project
 
+    @property
+    def current_project(self) -> int:
+        """The dataset's own, where samples of earlier ones are left."""
+        with self.factory.database.transaction() as session:
+            project = session.get_one(Dataset, self.id).label_studio_project
+        assert project is not None
+        return project
+
     def push(self) -> None:
         self.factory.cpu.push(self.id)
 
@@ -118,6 +127,20 @@ class Made:
         with self.factory.database.transaction() as session:
             made = select(Sample).where(Sample.corrects == self.samples[sample])
             return sorted((row.text, row.state) for row in session.scalars(made))
+
+    def watermark(self) -> datetime | None:
+        """Up to when (Label Studio's clock) every change is known."""
+        with self.factory.database.transaction() as session:
+            return session.get_one(Dataset, self.id).reviews_until
+
+    def forget_overlap(self) -> datetime:
+        """Have the next reconcile look only at what changes from now on; returns since when."""
+        ids = [self.task(sample) for sample in range(len(self.samples))]
+        tasks = self.factory.client.tasks(self.project, ids)
+        newest = max(task.updated_at for task in tasks)
+        with self.factory.database.transaction() as session:
+            session.get_one(Dataset, self.id).reviews_until = newest
+        return newest
 
     def tasks(self) -> list[dict[str, Any]]:
         """The project's tasks as Label Studio lists them, oldest first."""

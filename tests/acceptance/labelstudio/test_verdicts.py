@@ -1,11 +1,13 @@
 """Verdicts come back: by webhook, and by reconciling where an event was missed."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from factory import outbox
-from workers.labelstudio import refresh
+from workers.labelstudio import reconcile, refresh
+from workers.labelstudio.client import Client
 
 from .conftest import Factory, Made, answer, said
 
@@ -133,6 +135,111 @@ def test_a_task_deleted_in_label_studio_takes_its_review_along(
     made.reconcile()
     assert made.states()[1] == "in_review"
     assert made.push_error(1) == "The task was deleted in Label Studio."
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every listing of tasks by reconciling: `all`, or since when."""
+    seen: list[str] = []
+    real_all, real_changed = Client.all_tasks, Client.changed_tasks
+
+    def all_tasks(self: Client, project_id: int) -> Any:
+        seen.append("all")
+        return real_all(self, project_id)
+
+    def changed_tasks(self: Client, project_id: int, since: Any) -> Any:
+        for page in real_changed(self, project_id, since):
+            seen.append(f"{len(page)} changed")
+            yield page
+
+    monkeypatch.setattr(Client, "all_tasks", all_tasks)
+    monkeypatch.setattr(Client, "changed_tasks", changed_tasks)
+    return seen
+
+
+@pytest.fixture
+def unheard(factory: Factory, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No event comes."""
+    monkeypatch.setattr(reconcile, "ensure_webhook", lambda *_: None)
+    (hook,) = factory.client.webhooks(made.project)
+    factory.client.update_webhook(hook["id"], url=hook["url"], is_active=False)
+
+
+@pytest.mark.usefixtures("unheard")
+def test_reconciling_fetches_only_what_changed(made: Made, api: Any, listings: list[str]) -> None:
+    kept = api.create(made.task(0), result=said("accept"))
+    lost = api.create(made.task(1), result=said("reject"))
+    made.reconcile()
+    assert listings == ["all"]  # the first time
+    before = made.forget_overlap()
+    listings.clear()
+
+    api.update(kept.id, result=said("reject"))
+    api.delete(lost.id)
+    api.create(made.task(2), result=said("fix"))
+    made.reconcile()
+    assert listings == ["3 changed"]
+    assert made.states() == ["rejected", "in_review", "fixed", "in_review"]
+    assert (made.watermark() or before) > before - reconcile.OVERLAP
+
+
+@pytest.mark.usefixtures("unheard")
+def test_what_no_change_tells_of_is_found_by_counting(
+    factory: Factory, made: Made, api: Any, listings: list[str]
+) -> None:
+    api.create(made.task(0), result=said("reject"))
+    made.reconcile()
+    listings.clear()
+    factory.client._api.tasks.delete(str(made.task(0)))
+    made.reconcile()
+    assert "all" in listings
+    assert made.states() == ["in_review"] * 4
+    assert made.push_error(0) == "The task was deleted in Label Studio."
+
+
+def test_a_task_made_twice_is_deleted_unless_it_has_the_only_verdict(
+    factory: Factory, made: Made, api: Any
+) -> None:
+    def double(sample: int) -> int:
+        data = {"text": "again", "sample_id": str(made.samples[sample])}
+        (task,) = factory.client.import_tasks(made.project, [{"data": data}]).values()
+        return task
+
+    doubles = [double(sample) for sample in range(3)]
+    firsts = [made.task(sample) for sample in range(3)]
+    api.create(firsts[0], result=said("reject"))
+    api.create(doubles[1], result=said("accept"))
+    made.reconcile()
+    assert made.states() == ["rejected", "accepted", "in_review", "in_review"]
+    assert [made.task(sample) for sample in range(3)] == [firsts[0], doubles[1], firsts[2]]
+    assert [task["id"] for task in made.tasks()] == sorted([*firsts[::2], made.task(3), doubles[1]])
+
+
+def test_a_new_project_gets_what_had_no_review(factory: Factory, made: Made, api: Any) -> None:
+    api.create(made.task(0), result=said("reject"))
+    factory.handle_events()
+    gone = made.project
+    factory.client._api.projects.delete(gone)
+    made.reconcile()
+    assert made.states() == ["rejected", "generated", "generated", "generated"]
+    made.push()
+    assert made.states() == ["rejected", "in_review", "in_review", "in_review"]
+    tasks = factory.client.changed_tasks(made.current_project, datetime(2020, 1, 1, tzinfo=UTC))
+    assert made.current_project != gone
+    assert sum(map(len, tasks)) == 3
+
+
+def test_a_project_of_the_same_number_elsewhere_is_not_ours(
+    factory: Factory, made: Made, api: Any
+) -> None:
+    """As after a move to another Label Studio: nothing of it is taken for ours."""
+    api.create(made.task(0), result=said("reject"))
+    factory.handle_events()
+    (hook,) = factory.client.webhooks(made.project)
+    factory.client._api.webhooks.delete(hook["id"])
+    factory.client._api.projects.update(made.project, description="someone else's")
+    made.reconcile()
+    assert made.states() == ["rejected", "generated", "generated", "generated"]
 
 
 def test_a_project_that_is_gone_takes_no_verdict_along(

@@ -1,6 +1,7 @@
 """The web process: what it loads, what it tells of itself, how it starts and stops."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,15 @@ import httpx
 import pytest
 import structlog
 from apiflask import APIFlask
+from sqlalchemy import delete
 from structlog.testing import capture_logs
 
+from factory import circuits
+from factory.circuits import Turn
+from factory.db import Database
 from factory.local import home
 from factory.settings import Settings
+from factory.tables import Circuit
 from factory.web import create_app
 
 
@@ -76,6 +82,29 @@ def test_a_label_studio_that_is_away_is_no_reason_to_be_unready(settings: Settin
     response = create_app(away).test_client().get("/readyz")
     assert response.status_code == 200
     assert response.get_json()["degraded"][0].startswith("label_studio")
+
+
+def test_what_the_workers_met_is_said_while_it_stays_ready(
+    settings: Settings, db: Database
+) -> None:
+    reviewed = settings.model_copy(update={"label_studio_url": "http://127.0.0.1:1"})
+    client = create_app(reviewed).test_client()
+    assert 'factory_degraded{part="label_studio"} 0.0' in client.get("/metrics").text
+    with db.transaction() as session:
+        error = "Label Studio cannot import tasks now (502): bad gateway"
+        circuits.failed(session, circuits.LABEL_STUDIO, Turn(), error, 5, retry_after=60)
+        since = circuits.find(session, circuits.LABEL_STUDIO).since
+    ready, metrics = client.get("/readyz"), client.get("/metrics").text
+    with db.transaction() as session:
+        session.execute(delete(Circuit))
+    assert ready.status_code == 200
+    (said,) = ready.get_json()["degraded"]
+    assert said.startswith(f"label_studio since {since:%FT%TZ}: {error}. Samples are made ")
+    assert said.endswith("what waits follows by itself.")
+    assert 'factory_degraded{part="label_studio"} 1.0' in metrics
+    (told,) = re.findall(r'factory_degraded_since_seconds{part="label_studio"} (\S+)', metrics)
+    assert float(told) == pytest.approx(since.timestamp(), abs=0.01)
+    assert "factory_pushes_waiting" in metrics
 
 
 def test_metrics_count_requests_and_rows(app: APIFlask, known: Any) -> None:

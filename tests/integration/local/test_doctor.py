@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,8 @@ import time
 import psycopg
 import pytest
 
+from factory import circuits
+from factory.db import Database
 from factory.local import doctor
 from factory.local import home as homes
 from factory.local.doctor import Check
@@ -72,6 +75,20 @@ def test_services_that_are_away_are_named_without_their_passwords(home):
         assert not found[name].ok
         assert found[name].mend
     assert "open-sesame" not in repr(found)
+
+
+def test_a_way_that_fails_is_named_with_since_when(home, postgres_url):
+    database = Database(postgres_url)
+    with database.transaction() as session:
+        circuits.failed(session, circuits.LABEL_STUDIO, circuits.Turn(), "503: busy", first=5)
+    found = look(home, database_url=postgres_url, label_studio_url="http://127.0.0.1:1")
+    way = found["Way to Label Studio"]
+    with database.transaction() as session:
+        circuits.succeeded(session, circuits.LABEL_STUDIO, circuits.Turn())
+    database.close()
+    assert not way.ok
+    assert re.match(r"since 20\d\d-.*Z: 503: busy\. Samples are made meanwhile", way.detail)
+    assert "follows by itself" in way.mend
 
 
 def test_a_child_that_died_is_reported_with_its_last_words(home):

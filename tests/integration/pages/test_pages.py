@@ -1,6 +1,7 @@
 """Every page, with and without data; hostile text; errors in words."""
 
 import json
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +9,7 @@ import pytest
 from apiflask import APIFlask
 from sqlalchemy import update
 
-from factory import datasets, jobs, outbox, requests, reviews, samples, shards, tokens
+from factory import circuits, datasets, jobs, outbox, requests, reviews, samples, shards, tokens
 from factory.db import Database
 from factory.settings import Settings
 from factory.spec import GenerateSpec
@@ -199,6 +200,31 @@ def test_a_broker_that_is_away_is_named_with_the_remedy(settings: Settings) -> N
     notes = Html(visitor.get("/health/notes").text).text
     assert "Broker It does not answer" in notes
     assert "FACTORY_BROKER_URL" in notes
+
+
+def test_a_label_studio_that_fails_is_named_with_since_when_and_the_remedy(
+    settings: Settings, db: Database
+) -> None:
+    reviewed = settings.model_copy(update={"label_studio_url": "http://127.0.0.1:1"})
+    visitor = Visitor(create_app(reviewed).test_client()).log_in()
+    with db.transaction() as session:
+        circuits.failed(session, circuits.LABEL_STUDIO, circuits.Turn(), "503: <b>busy", first=5)
+    chip, notes = (visitor.get(f"/health/{part}").text for part in ("chip", "notes"))
+    with db.transaction() as session:
+        circuits.succeeded(session, circuits.LABEL_STUDIO, circuits.Turn())
+    assert "1 part needs help" in Html(chip).text
+    assert re.search(
+        r"Label Studio Since .* UTC: 503: <b>busy\. Samples are made", Html(notes).text
+    )
+    assert "follows by itself" in notes
+
+
+def test_without_a_label_studio_what_waits_is_no_trouble_but_said(settings: Settings) -> None:
+    unset = settings.model_copy(update={"label_studio_url": ""})
+    visitor = Visitor(create_app(unset).test_client()).log_in()
+    assert "Label Studio" not in visitor.get("/health/notes").text
+    shown = Html(visitor.get("/health").text).text
+    assert re.search(r"None is set up: FACTORY_LABEL_STUDIO_URL\. [\d,]+ samples? waits? ", shown)
 
 
 def test_work_that_nobody_takes_is_named_with_the_remedy(

@@ -201,6 +201,21 @@ BREAKS = {
         f"job {{{DONE}}}",
         ["UPDATE jobs SET result = '{\"without_negatives\": 2}' WHERE state = 'succeeded'"],
     ),
+    "samples that were not counted": (
+        "D",
+        "dataset {SELECT dataset_id FROM samples LIMIT 1}",
+        ["UPDATE tallies SET number = number + 1 WHERE subject = 'sample'"],
+    ),
+    "reviews that were not counted": (
+        "D",
+        "dataset {SELECT dataset_id FROM pushes LIMIT 1}",
+        ["DELETE FROM tallies WHERE subject = 'review'"],
+    ),
+    "pushes that were not counted": (
+        "D",
+        "dataset {SELECT dataset_id FROM pushes LIMIT 1}",
+        ["DELETE FROM tallies WHERE subject = 'push'"],
+    ),
     "a task of two samples": (
         "E",
         "task 1",

@@ -83,3 +83,16 @@ def test_a_sample_stays_as_it_was_made(postgres_url: str, statement: str) -> Non
         with pytest.raises(psycopg.errors.RaiseException, match="is kept as it was made"):
             connection.execute(statement)
         connection.rollback()
+
+
+def test_rows_that_were_there_before_are_counted(
+    alembic: Callable[..., str], connection: psycopg.Connection
+) -> None:
+    with connection:
+        alembic("upgrade", "0002")
+        dataset = connection.execute(DATASET).fetchone()
+        connection.execute(SAMPLE, dataset)
+        alembic("upgrade", "head")
+        counted = connection.execute("SELECT dataset_id, facts, number FROM tallies").fetchall()
+    facts = {"origin": "real", "state": "accepted", "audit": False}
+    assert counted == [(*(dataset or ()), facts, 1)]
