@@ -15,7 +15,8 @@ DEV := .venv/.installed-dev
 SAYS := 1>&2
 QUIETER := sed -u -E '/^(Requirement|Looking|Processing|WARNING: Location|  )/d; s/^(.{88}).{9,}/\1 …/; s/^/[factory] /'
 
-.PHONY: help demo up test test-faults lint format bench bench-dashboard clean install install-dev chromium
+.PHONY: help demo up test test-faults test-gpu lint format bench bench-gpu bench-dashboard study clean \
+	install install-dev chromium
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -31,6 +32,9 @@ test:  ## Install what the tests need and run them all
 
 test-faults: $(DEV)  ## Harm a running factory hundreds of times, count what is lost (up to an hour)
 	@exec $(BIN)/python -m tests.faults
+
+test-gpu: $(DEV)  ## What needs a CUDA device: the kernel, graphs, bf16, memory that runs out
+	@exec $(BIN)/python -m pytest --confcutdir=tests/gpu tests/gpu
 
 lint: $(DEV)  ## Linters, types and layers
 	@$(BIN)/ruff check .
@@ -48,6 +52,12 @@ bench: $(DEV)  ## Speed of the engine beside its baselines, on this machine
 
 bench-dashboard: $(DEV)  ## Server time of every page with a million samples in the database
 	@exec $(BIN)/python -m tests.benchmarks.dashboard_speed
+
+bench-gpu: $(RUN)  ## Speed of the engine on a CUDA device, at Llama's 1B and 7B shapes (under 8 minutes)
+	@exec $(BIN)/python tests/benchmarks/gpu_steer.py
+
+study: $(DEV)  ## Compare rules and feedback levers where every sample can be judged (up to 90 minutes)
+	@exec $(BIN)/python -m tests.benchmarks.study
 
 clean:  ## Remove the virtual environments; data in .factory stays
 	@rm -rf .venv .venv-label-studio

@@ -22,7 +22,8 @@ from factory.settings import Settings
 from factory.tables import Dataset
 
 PRUNE_SECONDS = 3600.0
-TICK_SECONDS = 1.0  # how long a lost NOTIFY or an expired lease can stay unseen
+TICK_SECONDS = 1.0  # how long a lost NOTIFY can stay unseen
+SHORTEST_TICK = 0.05
 BATCH = 100
 
 logger = log.get(__name__)
@@ -36,30 +37,35 @@ class Beat:
     db: Database
     app: Celery
     stop: threading.Event = field(default_factory=threading.Event)
+    _reaps_from: float = (
+        0.0  # time.monotonic(): before, workers may renew what an outage let run out
+    )
 
     def run(self) -> None:
-        """Tick until stopped: at each NOTIFY, and once a second."""
+        """Tick until stopped: at each NOTIFY, once a second, and when a lease runs out."""
         reconciling = _Every(self.settings.reconcile_seconds)
         pruning = _Every(PRUNE_SECONDS)
         while not self.stop.is_set():
             try:
                 with _listening(self.settings.database_url) as wait:
                     while not self.stop.is_set():
-                        self.tick()
+                        pause = self.tick()
                         if reconciling.is_due():
                             self.owe_reconciling()
                         if pruning.is_due():
                             self.prune()
-                        wait(TICK_SECONDS)
+                        wait(pause)
             except (Unavailable, psycopg.Error) as error:
                 logger.warning("beat.database_unavailable", error=str(error))
                 self.stop.wait(TICK_SECONDS)
+                self._reaps_from = time.monotonic() + 2 * self.settings.heartbeat_seconds
 
-    def tick(self) -> None:
-        """Reap, then publish what is due."""
-        self.reap()
+    def tick(self) -> float:
+        """Reap, then publish what is due; returns the seconds until the next tick."""
+        pause = self.reap() if time.monotonic() >= self._reaps_from else TICK_SECONDS
         while len(self.publish()) == BATCH and not self.stop.is_set():
             pass
+        return pause
 
     def publish(self) -> Sequence[outbox.WakeUp]:
         """Send one batch of due wake-ups; what cannot be sent stays due."""
@@ -76,12 +82,15 @@ class Beat:
             return ()
         return due
 
-    def reap(self) -> None:
-        """Free shards whose lease ran out, and end jobs that this completes."""
+    def reap(self) -> float:
+        """Free shards whose lease ran out, and end jobs that this completes. Returns the seconds
+        until another lease can run out, within TICK_SECONDS."""
         with self.db.transaction() as session:
             for job_id in shards.reap(session, self.settings.shard_attempts):
                 logger.warning("beat.lease_expired", job=str(job_id))
                 jobs.finish_if_done(session, job_id)
+            left = shards.seconds_to_expiry(session)
+        return TICK_SECONDS if left is None else max(SHORTEST_TICK, min(left, TICK_SECONDS))
 
     def owe_reconciling(self) -> None:
         """Have the reviews of every dataset with a project compared with Label Studio."""

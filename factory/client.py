@@ -164,6 +164,12 @@ class Client:
         """
         return self.submit({"kind": "evaluate", "dataset": dataset, **spec})
 
+    def set_defaults(self, dataset: str, defaults: Mapping[str, Any]) -> Json:
+        """Set what the dataset's generate jobs take where they leave something out:
+        `{guidance?, negatives?, sampling?}`; `{}` gives none. Raises Invalid, NotFound.
+        """
+        return self._http.call("PUT", f"/datasets/{_part(dataset)}/defaults", defaults, safe=True)
+
     def negatives(self, dataset: str, limit: int | None = None) -> Iterator[Json]:
         """The dataset's rejected samples, newest first, and how often each was steered from."""
         return self._http.pages(f"/datasets/{_part(dataset)}/negatives", {}, limit)
@@ -243,6 +249,23 @@ class Client:
         """Send a job's samples to review, each once: `{owed}`. Raises NotFound."""
         return self._http.call("POST", f"/jobs/{_part(job_id)}/push", safe=True)
 
+    def use(self, job_id: str, position: int | None = None) -> Json:
+        """Make a sweep's settings the dataset's defaults: the recommended ones, or those of
+        `position`. The dataset. Raises Conflict when there is no recommendation yet.
+        """
+        return self._http.call(
+            "POST", f"/jobs/{_part(job_id)}/use", given({"position": position}), safe=True
+        )
+
+    def sweep(self, dataset: str, model: str, **spec: Any) -> Json:
+        """Submit a job that tries many settings on the same seeds and recommends one.
+
+        `spec`: `method`, `space`, `points`, `count`, `objective`, `use`, `seed` and fixed
+        `guidance`, `negatives`, `sampling`. Without a `space` it is a calibration, with that of
+        `factory.search`. Raises Invalid.
+        """
+        return self.submit({"kind": "sweep", "dataset": dataset, "model": model, **spec})
+
     def watch(self, job_id: str, *, poll_seconds: float = 1.0) -> Iterator[Json]:
         """The job each time it changes, until it has ended; the last one tells how.
 
@@ -281,7 +304,8 @@ class Client:
         return list(self._http.get(f"/samples/{_part(sample_id)}/neighbors", {"k": k})["items"])
 
     def replay(self, sample_id: str) -> Json:
-        """Make a sample again: `{identical, text, expected, first_difference}`.
+        """Make a sample again: `{identical, text, expected, first_difference}`, the last null
+        or `{position, expected, made, expected_score, made_score}`: two tokens and their scores.
 
         Waits for a worker.
         """

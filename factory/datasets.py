@@ -16,6 +16,7 @@ from factory import outbox, strict_json, tallies
 from factory.errors import Conflict, NotFound
 from factory.feedback import Feedback
 from factory.ids import new_id
+from factory.spec import Defaults
 from factory.tables import Dataset, Sample
 
 MAX_TEXT = 100_000  # characters
@@ -95,6 +96,16 @@ def list_all(
     if before is not None:
         statement = statement.where(Dataset.id < before)
     return session.scalars(statement).all()
+
+
+def defaults(dataset: Dataset) -> Defaults:
+    """What the dataset's generate jobs take where they leave something out."""
+    return Defaults.model_validate(dataset.defaults)
+
+
+def set_defaults(dataset: Dataset, given: Defaults) -> None:
+    """Put these in the place of what there was; empty ones give none."""
+    dataset.defaults = given.model_dump(mode="json", exclude_unset=True, exclude_none=True)
 
 
 def counts(session: Session, dataset: Dataset) -> dict[str, dict[str, int]]:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from factory import circuits, reviews
+from factory import circuits, pushes
 from factory.circuits import LABEL_STUDIO
 from factory.settings import Settings
 
@@ -42,7 +42,7 @@ def label_studio(session: Session, settings: Settings) -> Degraded | None:
             "Start it, or look into its log; what waits follows by itself.",
             circuit.since,
         )
-    error = reviews.push_error(session)
+    error = pushes.first_error(session)
     if error is not None:
         return Degraded(
             "label_studio",
@@ -54,7 +54,7 @@ def label_studio(session: Session, settings: Settings) -> Degraded | None:
 
 def waits(session: Session) -> str:
     """How much waits for Label Studio."""
-    number = reviews.waiting_in_all(session)
+    number = pushes.number_waiting(session)
     return f"{number:,} {'sample waits' if number == 1 else 'samples wait'} to be sent"
 
 

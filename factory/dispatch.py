@@ -1,6 +1,7 @@
 """The Celery application, as everyone who sends needs it: names and queues, no task code."""
 
 import uuid
+from typing import Any
 
 from celery import Celery
 
@@ -8,6 +9,20 @@ from factory.settings import Settings
 
 GPU_QUEUE = "gpu"
 CPU_QUEUE = "cpu"
+
+REDIS: dict[str, Any] = {
+    "worker_disable_prefetch": True,  # what a dead worker had fetched would be lost for long
+    "broker_transport_options": {
+        "socket_connect_timeout": 3,
+        "socket_timeout": 10,
+        "visibility_timeout": 3600,
+    },
+}
+RABBITMQ: dict[str, Any] = {
+    "task_create_missing_queue_type": "quorum",
+    "broker_heartbeat": 10,
+    "broker_transport_options": {"confirm_publish": True},
+}
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -29,16 +44,13 @@ def celery_app(settings: Settings) -> Celery:
         task_create_missing_queues=True,
         worker_prefetch_multiplier=1,
         worker_proc_alive_timeout=120,  # a new child imports torch first; the default is 4 s
+        worker_lost_wait=0.5,  # a child that died gives no result: its place is free at once
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_connection_timeout=3,
-        broker_transport_options={
-            "socket_connect_timeout": 3,
-            "socket_timeout": 10,
-            "visibility_timeout": 3600,
-        },
+        **(RABBITMQ if settings.broker_url.startswith("amqp") else REDIS),
     )
     return app
 

@@ -10,7 +10,7 @@
     ├── NotFound                    no such thing
     ├── Conflict                    clashes with what is there
     ├── Unavailable (retryable)     a service we need does not answer
-    │   └── HeldBack                was not asked: it failed before and is given time
+    │   └── HeldBack (retryable)    was not asked: it failed before and is given time
     ├── LeaseLost                   another worker owns the shard now
     ├── Stopped                     the job was paused or cancelled, or the worker is stopping
     ├── TryAgain                    the shard can be gone on with at once, in another way

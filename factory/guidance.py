@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Rule = Literal["steer", "paper"]
+Rule = Literal["steer", "paper", "contrastive"]
 
 GAMMA_BOUNDS = (-10.0, 10.0)
 ETA_BOUNDS = (0.0, 10.0)
@@ -21,13 +21,16 @@ NEW_TOKENS_BOUNDS = (1, 32_768)
 class Guidance:
     """What is added to the expert's log-probabilities.
 
-    rule     "steer": E + γ(E − B) − η(N − C); "paper": (1 + γ)E − γB − ηN
+    rule     "steer": E + γ(E − B) − η(N − C); "paper": (1 + γ)E − γB − ηN;
+             "contrastive": E − γB − η(N − C), contrastive decoding with γ = 1, η = 0
+             (Li et al., arXiv 2210.15097). Classifier-free guidance with a negative prompt and
+             guidance scale s (arXiv 2306.17806) is "steer" with η = s − 1 and no centre.
     gamma    γ, towards the expert and away from the base; may be negative
     eta      η, away from the negative prompt
     alpha    mask: keep tokens with p_expert ≥ alpha · max p_expert; 0 masks nothing
     nucleus  mask: keep the smallest set holding this mass of p_expert; 1 masks nothing
     Both masks are decided on the expert alone. Left out, `nucleus` is .95 for "steer" and 1
-    for "paper". Raises ValueError naming the field that is out of range.
+    for the other rules. Raises ValueError naming the field that is out of range.
     """
 
     rule: Rule = "steer"
@@ -38,7 +41,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if self.nucleus is None:
-            object.__setattr__(self, "nucleus", 1.0 if self.rule == "paper" else 0.95)
+            object.__setattr__(self, "nucleus", 0.95 if self.rule == "steer" else 1.0)
         _check(self.rule in get_args(Rule), "rule", f"must be one of {', '.join(get_args(Rule))}")
         _check(_within(self.gamma, *GAMMA_BOUNDS), "gamma", "must be between -10 and 10")
         _check(_within(self.eta, *ETA_BOUNDS), "eta", "must be between 0 and 10")
@@ -56,6 +59,11 @@ class Guidance:
         return self.gamma != 0
 
     @property
+    def uses_center(self) -> bool:
+        """Whether a centre takes the expert's place in the η term."""
+        return self.rule != "paper"
+
+    @property
     def uses_negative(self) -> bool:
         """Whether the negative prompt's logits can change a score."""
         return self.eta != 0
@@ -69,6 +77,8 @@ class Sampling:
     top_k           keep the k best scores; 0 keeps all
     top_p           keep the smallest set holding this mass of the softmax of the scores
     min_p           keep tokens with p ≥ min_p · max p; 0 keeps all
+    typical_p       keep the smallest set of tokens, those whose surprise is nearest to the
+                    entropy first, that holds this mass (Meister et al., arXiv 2202.00666)
     max_new_tokens  a row ends here at the latest
     Raises ValueError naming the field that is out of range.
     """
@@ -77,6 +87,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     max_new_tokens: int = 80
 
     def __post_init__(self) -> None:
@@ -88,11 +99,18 @@ class Sampling:
         _check(_whole(self.top_k, *TOP_K_BOUNDS), "top_k", "must be a whole number, 0 or more")
         _check(_within(self.top_p, 0, 1) and self.top_p > 0, "top_p", "must be in (0, 1]")
         _check(_within(self.min_p, 0, 1), "min_p", "must be between 0 and 1")
+        inside = _within(self.typical_p, 0, 1) and self.typical_p > 0
+        _check(inside, "typical_p", "must be in (0, 1]")
         _check(
             _whole(self.max_new_tokens, *NEW_TOKENS_BOUNDS),
             "max_new_tokens",
             "must be a whole number between 1 and 32768",
         )
+
+    @property
+    def filters(self) -> bool:
+        """Whether any token is left out beside the masked ones."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.typical_p < 1
 
 
 def _check(holds: bool, field: str, reason: str) -> None:

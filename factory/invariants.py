@@ -196,8 +196,13 @@ FROM shards h JOIN jobs j ON j.id = h.job_id AND j.state IN ('pending', 'running
 WHERE h.state = 'pending'
   AND NOT EXISTS (
     SELECT FROM outbox o WHERE o.key = h.id
-    AND o.task = CASE j.kind WHEN 'evaluate' THEN 'workers.cpu.run_shard'
+    AND o.task = CASE WHEN j.kind IN ('evaluate', 'sweep') THEN 'workers.cpu.run_shard'
                  ELSE 'workers.gpu.run_shard' END)
+  AND NOT (j.kind = 'sweep' AND (
+    EXISTS (SELECT FROM jobs c WHERE c.parent_id = j.id
+            AND c.state IN ('pending', 'running', 'paused'))
+    OR EXISTS (SELECT FROM shards e WHERE e.job_id = j.id AND e.index < h.index
+               AND e.state IN ('pending', 'leased'))))
 """
 OVERDUE_LEASE = """
 SELECT 'shard ' || id, 'is leased by ' || worker || ' until ' || lease_until || ': nobody reaps'

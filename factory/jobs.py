@@ -1,6 +1,9 @@
 """Jobs: submitted with their shards in one transaction, ended when every shard has ended.
 
 pending → running ⇄ paused → succeeded | partial | failed | cancelled
+
+A sweep's settings are generate jobs of their own, its children. When all that live have ended,
+the sweep's next shard is owed, which measures them. A parent is locked before its children.
 """
 
 import hashlib
@@ -19,7 +22,7 @@ from factory import outbox
 from factory.errors import Conflict, NotFound
 from factory.feedback import Feedback
 from factory.ids import new_id
-from factory.spec import AnySpec, EvaluateSpec, GenerateSpec
+from factory.spec import AnySpec, EvaluateSpec, GenerateSpec, ProbeSpec, SweepSpec
 from factory.tables import (
     Dataset,
     Failure,
@@ -57,13 +60,16 @@ def submit(
     *,
     request: Any,
     idempotency_key: str | None = None,
+    parent: Job | None = None,
+    position: int | None = None,
 ) -> tuple[Job, bool]:
     """Store a job, its shards and their wake-ups. Returns the job and whether it is new.
 
     `request` is the body as it was sent, which a repeated key must come with again; raises
-    Conflict when it does not.
+    Conflict when it does not. `parent`, `position`: of the settings that a sweep tries.
     """
     job = _new_job(spec, dataset, model)
+    job |= {"parent_id": parent.id if parent else None, "position": position}
     row = {**job, "idempotency_key": idempotency_key, "request_sha256": _digest(request)}
     statement = insert(Job).values(row).on_conflict_do_nothing(index_elements=["idempotency_key"])
     if session.scalar(statement.returning(Job.id)) is None:
@@ -72,7 +78,8 @@ def submit(
     shards = _new_shards(job["id"], job["count"], _shard_size(spec))
     session.add_all(shards)
     session.flush()
-    outbox.owe(session, outbox.shard_task(spec.kind), *(shard.id for shard in shards))
+    if not isinstance(spec, SweepSpec):  # a sweep's shards wait for its children
+        outbox.owe(session, outbox.shard_task(spec.kind), *(shard.id for shard in shards))
     return session.get_one(Job, job["id"]), True
 
 
@@ -91,7 +98,11 @@ def is_training(session: Session, model: str) -> bool:
 
 
 def get(session: Session, job_id: uuid.UUID, *, lock: bool = False) -> Job:
-    """The job of this id. Raises NotFound."""
+    """The job of this id; with `lock` its parent is locked first. Raises NotFound."""
+    if lock:
+        parent = session.scalar(select(Job.parent_id).where(Job.id == job_id))
+        if parent is not None:
+            session.get(Job, parent, with_for_update={"key_share": True}, populate_existing=True)
     # Not against those who only insert samples of the job: they do not change it.
     job = session.get(Job, job_id, with_for_update={"key_share": True} if lock else None)
     if job is None:
@@ -104,11 +115,15 @@ def list_page(
     *,
     dataset_id: uuid.UUID | None = None,
     state: str | None = None,
+    kind: str | None = None,
     before: uuid.UUID | None = None,
     limit: int = 50,
 ) -> Sequence[Job]:
-    """Jobs, newest first, at most `limit`, older than the job `before`."""
-    statement = select(Job).order_by(Job.id.desc()).limit(limit)
+    """Jobs, newest first, at most `limit`, older than the job `before`; not those of sweeps."""
+    own = Job.parent_id.is_(None)
+    statement = select(Job).where(own).order_by(Job.id.desc()).limit(limit)
+    if kind is not None:
+        statement = statement.where(Job.kind == kind)
     if dataset_id is not None:
         statement = statement.where(Job.dataset_id == dataset_id)
     if state is not None:
@@ -121,6 +136,11 @@ def list_page(
 def shards_of(session: Session, job_id: uuid.UUID) -> Sequence[Shard]:
     """A job's shards in order."""
     return session.scalars(select(Shard).where(Shard.job_id == job_id).order_by(Shard.index)).all()
+
+
+def children(session: Session, job_id: uuid.UUID) -> Sequence[Job]:
+    """The jobs of a sweep, in the order in which they were submitted."""
+    return session.scalars(select(Job).where(Job.parent_id == job_id).order_by(Job.id)).all()
 
 
 def newest_evaluation(
@@ -136,17 +156,19 @@ def newest_evaluation(
 
 
 def cancel(session: Session, job_id: uuid.UUID) -> Job:
-    """End a job now; its worker stops within one batch. Raises Conflict when it has ended."""
+    """End a job now, and those of a sweep; its worker stops within one batch. Raises Conflict
+    when it has ended."""
     job = _live(session, job_id, "cancelled")
-    job.state = "cancelled"
-    job.ended_at = session.scalar(select(func.clock_timestamp()))
+    for each in (job, *_live_children(session, job_id)):
+        _end(session, each, "cancelled")
     return job
 
 
 def pause(session: Session, job_id: uuid.UUID) -> Job:
-    """Hold a job; its worker hands its shard back within one batch."""
+    """Hold a job, and those of a sweep; its worker hands its shard back within one batch."""
     job = _live(session, job_id, "paused")
-    job.state = "paused"
+    for each in (job, *_live_children(session, job_id)):
+        each.state = "paused"
     return job
 
 
@@ -155,9 +177,12 @@ def resume(session: Session, job_id: uuid.UUID) -> Job:
     job = get(session, job_id, lock=True)
     if job.state != "paused":
         raise Conflict(f"Job {job_id} is {job.state}, not paused.")
-    job.state = "running" if job.started_at else "pending"
-    waiting = select(Shard.id).where(Shard.job_id == job_id, Shard.state == "pending")
-    outbox.owe(session, outbox.shard_task(job.kind), *session.scalars(waiting))
+    for each in (job, *_live_children(session, job_id)):
+        each.state = "running" if each.started_at else "pending"
+        if each.kind != "sweep":
+            waiting = select(Shard.id).where(Shard.job_id == each.id, Shard.state == "pending")
+            outbox.owe(session, outbox.shard_task(each.kind), *session.scalars(waiting))
+    _owe_next(session, job)
     return job
 
 
@@ -165,8 +190,8 @@ def fail(session: Session, job_id: uuid.UUID, reason: str) -> None:
     """End a job that cannot go on, with the reason in words."""
     job = get(session, job_id, lock=True)
     if job.state in LIVE:
-        job.state, job.error = "failed", reason
-        job.ended_at = session.scalar(select(func.clock_timestamp()))
+        job.error = reason
+        _end(session, job, "failed")
 
 
 def finish_if_done(session: Session, job_id: uuid.UUID) -> Job:
@@ -175,25 +200,33 @@ def finish_if_done(session: Session, job_id: uuid.UUID) -> Job:
     open_shards = select(Shard.id).where(
         Shard.job_id == job_id, Shard.state.in_(("pending", "leased"))
     )
-    if job.state not in LIVE or session.scalar(open_shards.limit(1)) is not None:
+    if job.state not in LIVE:
+        return job
+    if session.scalar(open_shards.limit(1)) is not None:
+        _owe_next(session, job)
         return job
     so_far = progress(session, job)
     dead = session.scalars(
         select(Shard.error).where(Shard.job_id == job_id, Shard.state == "dead")
     ).all()
     job.error = _what_went_wrong(so_far.failed, dead)
-    complete = so_far.done == so_far.planned
+    complete = not dead if job.kind == "sweep" else so_far.done == so_far.planned
     some = so_far.done > 0 and job.kind == "generate"
-    job.state = "succeeded" if complete else "partial" if some else "failed"
-    job.ended_at = session.scalar(select(func.clock_timestamp()))
     if job.kind == "generate":
         job.result = _steering(session, job)
+    _end(session, job, "succeeded" if complete else "partial" if some else "failed")
     return job
 
 
 def progress(session: Session, job: Job) -> Progress:
     """How far the job is."""
-    return _row_progress(session, job) if job.kind == "generate" else _step_progress(session, job)
+    if job.kind == "generate":
+        return _row_progress(session, job, job.count, [job.id])
+    if job.kind == "sweep":
+        rounds = (shard.progress for shard in shards_of(session, job.id))
+        planned = sum(int(each.get("planned", 0)) for each in rounds)
+        return _row_progress(session, job, planned, [each.id for each in children(session, job.id)])
+    return _step_progress(session, job)
 
 
 def push(session: Session, job_id: uuid.UUID) -> int:
@@ -211,7 +244,7 @@ def push(session: Session, job_id: uuid.UUID) -> int:
 
 def _new_job(spec: AnySpec, dataset: Dataset, model: ModelPair | None) -> dict[str, Any]:
     stored = spec.model_dump(mode="json")
-    if isinstance(spec, GenerateSpec) and spec.prompt is None:
+    if isinstance(spec, GenerateSpec | ProbeSpec | SweepSpec) and spec.prompt is None:
         stored["prompt"] = dataset.prompt
     if isinstance(spec, GenerateSpec) and spec.feedback is None:
         stored["feedback"] = Feedback.model_validate(dataset.feedback).model_dump(mode="json")
@@ -225,6 +258,30 @@ def _new_job(spec: AnySpec, dataset: Dataset, model: ModelPair | None) -> dict[s
     }
 
 
+def _end(session: Session, job: Job, state: str) -> None:
+    """End a job; the last of a sweep's jobs has its next shard owed."""
+    job.state = state
+    job.ended_at = session.scalar(select(func.clock_timestamp()))
+    if job.parent_id is not None:
+        _owe_next(session, session.get_one(Job, job.parent_id))
+
+
+def _owe_next(session: Session, sweep: Job) -> None:
+    """Have the jobs of a sweep measured once none of them lives."""
+    session.flush()
+    if sweep.kind != "sweep" or sweep.state not in ("pending", "running"):
+        return
+    if not _live_children(session, sweep.id):
+        waiting = (shard for shard in shards_of(session, sweep.id) if shard.state == "pending")
+        following = [shard.id for shard in waiting][:1]
+        outbox.owe(session, outbox.shard_task(sweep.kind), *following)
+
+
+def _live_children(session: Session, job_id: uuid.UUID) -> Sequence[Job]:
+    live = select(Job).where(Job.parent_id == job_id, Job.state.in_(LIVE)).order_by(Job.id)
+    return session.scalars(live.with_for_update(key_share=True)).all()
+
+
 def _new_shards(job_id: uuid.UUID, count: int, size: int) -> list[Shard]:
     return [
         Shard(job_id=job_id, index=index, start=start, stop=min(start + size, count))
@@ -233,14 +290,20 @@ def _new_shards(job_id: uuid.UUID, count: int, size: int) -> list[Shard]:
 
 
 def _count(spec: AnySpec) -> int:
-    """What the job counts: samples, steps or measures."""
+    """What the job counts: samples, steps, measures, texts or rounds."""
     if isinstance(spec, GenerateSpec):
         return spec.count
+    if isinstance(spec, SweepSpec):
+        return len(spec.rungs())
+    if isinstance(spec, ProbeSpec):
+        return spec.limit
     return len(spec.metrics) if isinstance(spec, EvaluateSpec) else spec.steps
 
 
 def _shard_size(spec: AnySpec) -> int:
-    return spec.shard_size if isinstance(spec, GenerateSpec) else _count(spec)
+    if isinstance(spec, GenerateSpec):
+        return spec.shard_size
+    return 1 if isinstance(spec, SweepSpec) else _count(spec)
 
 
 def _for_same(request: Any, job: Job) -> Job:
@@ -287,20 +350,23 @@ def _what_went_wrong(failed: int, dead: Sequence[str | None]) -> str | None:
     return "; ".join(parts) or None
 
 
-def _row_progress(session: Session, job: Job) -> Progress:
+def _row_progress(
+    session: Session, job: Job, planned: int, makers: Sequence[uuid.UUID]
+) -> Progress:
+    """Counted from the rows of the jobs that make the samples: itself, or a sweep's."""
     rows = select(
         func.count(),
         func.count().filter(Sample.state == "filtered"),
         func.coalesce(func.sum(Sample.token_count), 0),
         func.max(Sample.created_at),
-    ).where(Sample.job_id == job.id)
+    ).where(Sample.job_id.in_(makers))
     done, filtered, tokens, updated_at = session.execute(rows).one()
-    failures = select(func.count()).where(Failure.job_id == job.id)
-    failed = (session.scalar(failures) or 0) + _given_up(session, job.id)
+    failures = select(func.count()).where(Failure.job_id.in_(makers))
+    failed = (session.scalar(failures) or 0) + _given_up(session, makers)
     rate = _rate(job.started_at, updated_at)
-    left = job.count - done - failed
+    left = planned - done - failed
     return Progress(
-        planned=job.count,
+        planned=planned,
         done=done,
         failed=failed,
         filtered=filtered,
@@ -311,16 +377,16 @@ def _row_progress(session: Session, job: Job) -> Progress:
     )
 
 
-def _given_up(session: Session, job_id: uuid.UUID) -> int:
+def _given_up(session: Session, makers: Sequence[uuid.UUID]) -> int:
     """Ordinals of dead shards that have neither a sample nor a failure: nobody will make them."""
     ranges = select(Shard.id, Shard.start, Shard.stop).where(
-        Shard.job_id == job_id, Shard.state == "dead"
+        Shard.job_id.in_(makers), Shard.state == "dead"
     )
     dead: dict[uuid.UUID, int] = {r.id: r.stop - r.start for r in session.execute(ranges)}
     if not dead:
         return 0
     accounted = (
-        select(func.count()).where(table.job_id == job_id, table.shard_id.in_(dead))
+        select(func.count()).where(table.job_id.in_(makers), table.shard_id.in_(dead))
         for table in (Sample, Failure)
     )
     return sum(dead.values()) - sum(session.scalar(count) or 0 for count in accounted)

@@ -115,14 +115,21 @@ def evidence(session: Session, dataset_id: uuid.UUID, window: Window) -> list[Ve
     ]
 
 
-def texts(session: Session, dataset_id: uuid.UUID, pools: Sequence[Pool]) -> list[Stored]:
-    """The newest texts of these pools that were not filtered, with their embeddings."""
+def texts(
+    session: Session, dataset_id: uuid.UUID, pools: Sequence[Pool], job_id: uuid.UUID | None
+) -> list[Stored]:
+    """The newest texts of these pools that were not filtered, with their embeddings.
+
+    What sweeps made to try settings is left out, but for what the job `job_id` made itself.
+    """
     found: list[Stored] = []
+    tried = select(Job.id).where(Job.parent_id.is_not(None), Job.id.is_distinct_from(job_id))
     for pool in pools:
         statement = (
             select(Sample.origin, Sample.text, Sample.embedding)
             .where(Sample.dataset_id == dataset_id, Sample.origin.in_(POOLS[pool]))
             .where(Sample.state != "filtered")
+            .where(Sample.job_id.is_(None) | Sample.job_id.not_in(tried))
             .order_by(Sample.id.desc())
             .limit(TEXTS)
         )
@@ -202,6 +209,7 @@ def variety_texts(
                 Sample.audit.is_(audit),
                 Sample.state != "filtered",
                 Job.spec["feedback"] == feedback,
+                Job.parent_id.is_(None),
             )
         )
         if since is not None:

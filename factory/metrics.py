@@ -7,6 +7,7 @@ MetricName = Literal[
     "yield",
     "acceptance_guided",
     "acceptance_audit",
+    "utility",
     "distinct_1",
     "distinct_2",
     "distinct_3",
@@ -50,6 +51,11 @@ METRICS: dict[MetricName, Metric] = {
     ),
     "acceptance_audit": Metric(
         USE, "Accepted, without feedback", "The same among samples made without feedback."
+    ),
+    "utility": Metric(
+        USE,
+        "Downstream utility",
+        "A classifier trained on samples finds the labels of real ones. More is better.",
     ),
     "distinct_1": Metric(
         VARIETY, "Distinct-1", "Different words per word. Compare sets of one size."

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Row, func, select, text, true, union_all
 from sqlalchemy.orm import Session, aliased
 
 from factory.spec import NegativesSpec, Source
-from factory.tables import Sample, SampleNegative
+from factory.tables import Job, Sample, SampleNegative
 
 TRUE: ColumnElement[bool] = true()
 WINDOW = 1000  # the newest samples of a source: older evidence is not drawn from
@@ -49,16 +49,18 @@ def choose(
     dataset_id: uuid.UUID,
     spec: NegativesSpec,
     rng: random.Random,
+    job_id: uuid.UUID | None = None,
     evidence: ColumnElement[bool] = TRUE,
 ) -> Chosen:
     """Draw negatives, and their centre when asked for. Empty when the dataset has none.
 
+    What sweeps made to try settings is left out, but for what the job `job_id` made itself.
     evidence: the condition on a generated sample that its verdict counts.
     """
     pools = {
         source: pool
         for source, weight in spec.sources.items()
-        if weight > 0 and (pool := _pool(session, dataset_id, source, evidence))
+        if weight > 0 and (pool := _pool(session, dataset_id, source, job_id, evidence))
     }
     picks = _draw(session, spec, pools, rng)
     negatives = _documents(session, picks)
@@ -105,15 +107,18 @@ def _pool(
     session: Session,
     dataset_id: uuid.UUID,
     source: Source,
+    job_id: uuid.UUID | None = None,
     evidence: ColumnElement[bool] = TRUE,
 ) -> list[uuid.UUID]:
     """Ids of the newest samples of a source, newest first."""
     origin, states = STATES[source]
+    tried = select(Job.id).where(Job.parent_id.is_not(None), Job.id.is_distinct_from(job_id))
+    usual = Sample.job_id.is_(None) | Sample.job_id.not_in(tried)
     counts = evidence if source == "rejected" else TRUE
     newest = [
         select(Sample.id)
         .where(Sample.dataset_id == dataset_id, Sample.origin == origin, Sample.state == state)
-        .where(counts)
+        .where(usual, counts)
         .order_by(Sample.id.desc())
         .limit(WINDOW)
         for state in states

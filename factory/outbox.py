@@ -21,7 +21,7 @@ ANY_VERSION = -1
 MAX_BACKOFF = 8  # times the first wait: a long queue is not sent again and again
 
 RUN_SHARD = "workers.gpu.run_shard"  # key: shard
-MEASURE = "workers.cpu.run_shard"  # key: shard of an evaluate job
+MEASURE = "workers.cpu.run_shard"  # key: shard of an evaluate job or a sweep
 SERVE = "workers.gpu.serve"  # key: request
 EMBED = "workers.cpu.embed"  # key: dataset
 PUSH = "workers.cpu.push"  # key: dataset
@@ -33,7 +33,7 @@ LABEL_STUDIO = (PUSH, HANDLE_EVENT, RECONCILE)  # tasks that wait while it is aw
 
 def shard_task(kind: str) -> str:
     """The task that works on a shard of such a job."""
-    return MEASURE if kind == "evaluate" else RUN_SHARD
+    return MEASURE if kind in ("evaluate", "sweep") else RUN_SHARD
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,15 @@ def pending(session: Session) -> Sequence[uuid.UUID]:
     return session.scalars(statement.limit(100)).all()
 
 
-def begin(session: Session, request_id: uuid.UUID) -> bool:
-    """Note, before the work, that a worker begins it; returns whether it should.
+def attempts(session: Session, request_id: uuid.UUID) -> int:
+    """How often the request was begun so far."""
+    return session.scalar(select(Request.attempts).where(Request.id == request_id)) or 0
+
+
+def begin(session: Session, request_id: uuid.UUID, before: int) -> int | None:
+    """Note, before the work, that a worker begins it; returns how often it was begun, or None
+    when it should not be. `before` is what `attempts` said: called again with it because the
+    answer was lost, it counts once.
 
     A request that was begun ATTEMPTS times and not answered has ended its workers: it is
     refused, so that it cannot end every worker in turn. Only one worker may call this for a
@@ -47,13 +54,21 @@ def begin(session: Session, request_id: uuid.UUID) -> bool:
     """
     request = waiting(session, request_id)
     if request is None:
-        return False
-    if request.attempts >= ATTEMPTS:
+        return None
+    if before >= ATTEMPTS:
         told = f"{request.attempts} workers began this and ended before they could answer"
         refuse(session, request, FactoryError(f"{told}. The workers' log may say why."))
-        return False
-    request.attempts += 1
-    return True
+        return None
+    request.attempts = before + 1
+    return request.attempts
+
+
+def put_off(session: Session, request_id: uuid.UUID, attempt: int) -> None:
+    """The worker lives, but the database was away when it had an answer: this attempt does not
+    count, unless another worker has begun it meanwhile."""
+    request = waiting(session, request_id)
+    if request is not None and request.attempts == attempt:
+        request.attempts -= 1
 
 
 def waiting(session: Session, request_id: uuid.UUID) -> Request | None:

@@ -53,6 +53,7 @@ class MadeBy:
     job_id: uuid.UUID
     shard_id: uuid.UUID
     attempt_id: uuid.UUID
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,16 @@ def chosen(
     limit: int,
     seed: int,
 ) -> Sequence[Sample]:
-    """At most `limit` samples with their embeddings, chosen by the seed; in a fixed order."""
+    """At most `limit` samples with their embeddings, chosen by the seed; in a fixed order.
+    Without a job, not those that sweeps made to try settings."""
     statement = select(Sample).where(Sample.dataset_id == dataset_id, Sample.origin == origin)
     if states:
         statement = statement.where(Sample.state.in_(states))
     if job_id is not None:
         statement = statement.where(Sample.job_id == job_id)
+    else:
+        tried = select(Job.id).where(Job.parent_id.is_not(None))
+        statement = statement.where(Sample.job_id.is_(None) | Sample.job_id.not_in(tried))
     drawn = func.md5(func.concat(Sample.id, seed))
     statement = statement.options(undefer(Sample.embedding)).order_by(drawn, Sample.id)
     return session.scalars(statement.limit(limit)).all()
@@ -279,6 +284,7 @@ def _sample(by: MadeBy, id_: uuid.UUID, row: Made) -> dict[str, Any]:
         "filter_reason": reason,
         "text": row.text,
         "text_sha256": hashlib.sha256(row.text.encode()).digest(),
+        "label": by.label,
         "job_id": by.job_id,
         "shard_id": by.shard_id,
         "attempt_id": by.attempt_id,

@@ -2,7 +2,7 @@
 
 import secrets
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -40,7 +40,12 @@ class Settings(BaseSettings):
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N: where models run")
     dtype: str = Field("auto", description="auto, float32 or bfloat16: the weights' type")
-    slots: int = Field(32, ge=1, le=4096, description="Rows that a worker decodes side by side")
+    slots: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        32, description="Rows that a worker decodes side by side; auto: as many as fit its memory"
+    )
+    cuda_graphs: bool = Field(
+        True, description="Record decoding steps as CUDA graphs, where the model allows it"
+    )
     embedding_model: str = Field(
         "all-MiniLM-L6-v2",
         description="'all-MiniLM-L6-v2' (built in) or the folder of a 384-dimension model",

@@ -13,16 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select, text, update
+from sqlalchemy import ColumnElement, Select, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from factory import outbox
 from factory.errors import LeaseLost
 from factory.ids import new_id
-from factory.tables import Attempt, Failure, Job, Sample, Shard
+from factory.tables import Attempt, Failure, Job, Outbox, Sample, Shard
 
 LEASE = (Shard.id, Shard.job_id, Shard.start, Shard.stop, Shard.fence)
+UNHEARD = "was not heard of before its lease ran out."
+CUT_OFF = "was cut off from the database, and its lease ran out."
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,14 @@ class Lease:
 def fence(session: Session, shard_id: uuid.UUID) -> int:
     """How often the shard was claimed so far."""
     return session.scalar(select(Shard.fence).where(Shard.id == shard_id)) or 0
+
+
+def begun(session: Session, task: str) -> uuid.UUID | None:
+    """A shard for this task that lost its worker or was handed back: it goes before those that
+    nobody has begun. The one that was freed first; None when there is none."""
+    owed = exists().where(Outbox.task == task, Outbox.key == Shard.id)
+    waiting = Shard.state == "pending", Shard.fence > 0, owed, _may_run()
+    return session.scalar(select(Shard.id).where(*waiting).order_by(Shard.id).limit(1))
 
 
 def claim(
@@ -59,10 +69,9 @@ def claim(
     """
     task = _task(session, shard_id)
     owed = outbox.version(session, task, shard_id)
-    ready = exists().where(Job.id == Shard.job_id, Job.state.in_(("pending", "running")))
     statement = (
         update(Shard)
-        .where(Shard.id == shard_id, Shard.state == "pending", ready)
+        .where(Shard.id == shard_id, Shard.state == "pending", _may_run())
         .values(
             state="leased",
             fence=Shard.fence + 1,
@@ -160,6 +169,39 @@ def crash(session: Session, lease: Lease, error: str, attempts: int) -> None:
     _count_crash(session, lease.shard_id, error, attempts)
 
 
+def note_cut_off(session: Session, lease: Lease) -> None:
+    """The worker lives, but could not reach the database until its lease had run out: that does
+    not count as a crash of the shard. Nothing happens when it was not counted as one."""
+    mine = Attempt.shard_id == lease.shard_id, Attempt.fence == lease.fence
+    counted = Attempt.error.endswith(UNHEARD)
+    statement = (
+        update(Attempt)
+        .where(*mine, counted)
+        .values(error=func.replace(Attempt.error, UNHEARD, CUT_OFF))
+        .returning(Attempt.id)
+    )
+    if session.scalar(statement) is not None:
+        session.execute(
+            update(Shard)
+            .where(Shard.id == lease.shard_id, Shard.state != "dead")
+            .values(crashes=Shard.crashes - 1)
+        )
+
+
+def free(session: Session, workers: Sequence[str], attempts: int) -> Sequence[uuid.UUID]:
+    """Free what these workers hold: they are known to have ended. Returns the jobs it concerns,
+    sorted."""
+    held = select(Shard).where(Shard.state == "leased", Shard.worker.in_(workers))
+    return _free(session, held.with_for_update(), "ended before it was done.", attempts)
+
+
+def seconds_to_expiry(session: Session) -> float | None:
+    """Until the first lease runs out, when it is not renewed; None when no shard is held."""
+    left = func.extract("epoch", func.min(Shard.lease_until) - func.clock_timestamp())
+    seconds = session.scalar(select(left).where(Shard.state == "leased"))
+    return None if seconds is None else float(seconds)
+
+
 def reap(session: Session, attempts: int) -> Sequence[uuid.UUID]:
     """Free every shard whose lease has run out; returns the jobs it concerns, sorted: who locks
     them in this order does not wait for another who does.
@@ -167,13 +209,21 @@ def reap(session: Session, attempts: int) -> Sequence[uuid.UUID]:
     Any number of reapers may run: rows that another is freeing are passed over.
     """
     lost = select(Shard).where(Shard.state == "leased", Shard.lease_until < func.clock_timestamp())
+    return _free(session, lost.with_for_update(skip_locked=True), UNHEARD, attempts)
+
+
+def _free(session: Session, which: Select[Shard], why: str, attempts: int) -> Sequence[uuid.UUID]:
     jobs: set[uuid.UUID] = set()
-    for shard in session.scalars(lost.with_for_update(skip_locked=True)):
-        error = f"Worker {shard.worker} was not heard of before its lease ran out."
+    for shard in session.scalars(which):
         lease = Lease(shard.id, shard.job_id, shard.start, shard.stop, shard.fence)
-        crash(session, lease, error, attempts)
+        crash(session, lease, f"Worker {shard.worker} {why}", attempts)
         jobs.add(shard.job_id)
     return sorted(jobs)
+
+
+def _may_run() -> ColumnElement[bool]:
+    """The shard's job is live and not paused."""
+    return exists().where(Job.id == Shard.job_id, Job.state.in_(("pending", "running")))
 
 
 def _task(session: Session, shard_id: uuid.UUID) -> str:
@@ -183,12 +233,15 @@ def _task(session: Session, shard_id: uuid.UUID) -> str:
 
 
 def _start_job(session: Session, job_id: uuid.UUID) -> None:
+    """With its sweep, which comes first: as it does where both are locked."""
     started = func.coalesce(Job.started_at, func.clock_timestamp())
-    session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.state == "pending")
-        .values(state="running", started_at=started)
-    )
+    parent = select(Job.parent_id).where(Job.id == job_id).scalar_subquery()
+    for this in (Job.id == parent, Job.id == job_id):
+        session.execute(
+            update(Job)
+            .where(this, Job.state == "pending")
+            .values(state="running", started_at=started)
+        )
 
 
 def _count_crash(session: Session, shard_id: uuid.UUID, error: str, attempts: int) -> None:

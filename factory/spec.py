@@ -5,9 +5,18 @@ import secrets
 import uuid
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from factory import guidance as g
+from factory import search
 from factory.feedback import Feedback
 from factory.metrics import NAMES, MetricName
 
@@ -28,13 +37,40 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Source = Literal["real", "synthetic", "rejected"]
 SampleState = Literal["generated", "filtered", "in_review", "accepted", "rejected", "fixed"]
 
-# arXiv 2308.07645: the published settings
-PRESETS: dict[str, dict[str, Any]] = {
+Preset = Literal[
+    "default",
+    "paper",
+    "plain",
+    "temperature",
+    "nucleus",
+    "min-p",
+    "typical",
+    "alpha-mask",
+    "contrastive",
+    "cfg",
+]
+UNGUIDED = {"rule": "steer", "gamma": 0.0, "eta": 0.0, "alpha": 0.0, "nucleus": 1.0}
+# The published settings of the paper, and what people compare it with. Where a paper gives a
+# range, its recommended value.
+PRESETS: dict[Preset, dict[str, Any]] = {
     "default": {},
-    "paper": {
+    "paper": {  # O'Neill et al., arXiv 2308.07645
         "guidance": {"rule": "paper", "gamma": 0.2, "eta": 0.2},
         "sampling": {"top_k": 10},
         "negatives": {"count": 5, "sources": {"real": 1, "synthetic": 1}, "center": False},
+    },
+    "plain": {"guidance": UNGUIDED},
+    "temperature": {"guidance": UNGUIDED, "sampling": {"temperature": 0.7}},
+    "nucleus": {"guidance": UNGUIDED, "sampling": {"top_p": 0.95}},  # arXiv 1904.09751
+    "min-p": {"guidance": UNGUIDED, "sampling": {"min_p": 0.1}},  # arXiv 2407.01082
+    "typical": {"guidance": UNGUIDED, "sampling": {"typical_p": 0.95}},  # arXiv 2202.00666
+    "alpha-mask": {"guidance": {**UNGUIDED, "alpha": 0.1}},  # arXiv 2210.15097, the mask alone
+    "contrastive": {  # arXiv 2210.15097
+        "guidance": {**UNGUIDED, "rule": "contrastive", "gamma": 1.0, "alpha": 0.1}
+    },
+    "cfg": {  # arXiv 2306.17806, guidance scale 1.5
+        "guidance": {**UNGUIDED, "eta": 0.5},
+        "negatives": {"center": False},
     },
 }
 
@@ -65,7 +101,7 @@ class GuidanceSpec(_Spec):
     )
     alpha: Share = Field(0.0, description="Plausibility floor (α): share of the best token's p")
     nucleus: float | None = Field(
-        None, gt=0, le=1, description="Plausible mass; default .95, or 1 with rule 'paper'"
+        None, gt=0, le=1, description="Plausible mass; default .95 with rule 'steer', else 1"
     )
 
     @model_validator(mode="after")
@@ -91,6 +127,7 @@ class SamplingSpec(_Spec):
     top_k: int = Field(0, ge=g.TOP_K_BOUNDS[0], le=g.TOP_K_BOUNDS[1])
     top_p: float = Field(1.0, gt=0, le=1)
     min_p: Share = 0.0
+    typical_p: float = Field(1.0, gt=0, le=1)
     max_new_tokens: int = Field(80, ge=g.NEW_TOKENS_BOUNDS[0], le=g.NEW_TOKENS_BOUNDS[1])
     stop: Annotated[tuple[StopString, ...], BeforeValidator(_as_tuple)] = Field(
         ("\n",), max_length=8, description="A text ends before the first of these"
@@ -103,6 +140,7 @@ class SamplingSpec(_Spec):
             top_k=self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
+            typical_p=self.typical_p,
             max_new_tokens=self.max_new_tokens,
         )
 
@@ -135,7 +173,10 @@ class GenerateSpec(_Spec):
     count: int = Field(ge=1, le=1_000_000, description="Samples to make")
     seed: int = Field(default_factory=lambda: secrets.randbelow(MAX_SEED + 1), ge=0, le=MAX_SEED)
     prompt: str | None = Field(None, max_length=100_000, description="Default: the dataset's")
-    preset: Literal["default", "paper"] = "default"
+    label: str | None = Field(
+        None, min_length=1, max_length=200, description="Label that the samples carry"
+    )
+    preset: Preset = "default"
     guidance: GuidanceSpec = GuidanceSpec()
     negatives: NegativesSpec = NegativesSpec()
     sampling: SamplingSpec = SamplingSpec()
@@ -151,7 +192,7 @@ class GenerateSpec(_Spec):
         if not isinstance(data, dict):
             return data
         preset = data.get("preset", "default")
-        defaults = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+        defaults = PRESETS[preset] if preset in get_args(Preset) else {}
         return {**data, **{k: _merged(v, data[k]) if k in data else v for k, v in defaults.items()}}
 
 
@@ -194,12 +235,158 @@ class EvaluateSpec(_Spec):
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
-AnySpec = GenerateSpec | TrainSpec | EvaluateSpec
+class ProbeSpec(_Spec):
+    """Measure a model pair on a dataset's real samples: how well the expert knows them, and
+    whether what stands in its context moves it."""
+
+    kind: Literal["probe"]
+    dataset: Name
+    model: Name
+    prompt: str | None = Field(None, max_length=100_000, description="Default: the dataset's")
+    limit: int = Field(200, ge=1, le=2000, description="Real samples to measure, at most")
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+
+SweepField = Literal[
+    "preset",
+    "guidance.rule",
+    "guidance.gamma",
+    "guidance.eta",
+    "guidance.alpha",
+    "guidance.nucleus",
+    "negatives.count",
+    "negatives.strategy",
+    "negatives.sources",
+    "negatives.center",
+    "sampling.temperature",
+    "sampling.top_k",
+    "sampling.top_p",
+    "sampling.min_p",
+    "sampling.typical_p",
+]
+SWEEP_FIELDS: tuple[SweepField, ...] = get_args(SweepField)  # in the order that people say them
+Values = Annotated[list[Any], Field(min_length=1, max_length=64)]
+Objective = Literal["harmonic", "yield"]
+Method = Literal["halving", "random", "grid"]
+MAX_POINTS = 64
+UNSTEERED: search.Choice = {"guidance.gamma": 0.0, "guidance.eta": 0.0}
+
+
+class SweepSpec(_Spec):
+    """Try many settings on the same seeds, each as a generate job, and say which are best.
+
+    The first point is always the settings without guidance, which the others are compared with.
+    """
+
+    kind: Literal["sweep"]
+    dataset: Name
+    model: Name
+    method: Method = Field(
+        "halving", description="halving: all points on few samples, the better half on more, …"
+    )
+    space: dict[SweepField, Values] = Field(
+        default={**search.CALIBRATION},  # type: ignore[dict-item]
+        min_length=1,
+        description="Values to try of each field, by its dotted name",
+    )
+    points: int = Field(16, ge=2, le=MAX_POINTS, description="Settings tried; a grid tries all")
+    count: int = Field(
+        16, ge=4, le=2000, description="Samples of each setting; halving: in its first round"
+    )
+    objective: Objective = Field(
+        "harmonic", description="harmonic: of coherence and diversity; yield: share of use"
+    )
+    use: bool = Field(False, description="Make the recommended settings the dataset's defaults")
+    seed: int = Field(default_factory=lambda: secrets.randbelow(MAX_SEED + 1), ge=0, le=MAX_SEED)
+    prompt: str | None = Field(None, max_length=100_000, description="Default: the dataset's")
+    guidance: GuidanceSpec = GuidanceSpec()
+    negatives: NegativesSpec = NegativesSpec()
+    sampling: SamplingSpec = SamplingSpec()
+
+    @model_validator(mode="after")
+    def _check_points(self) -> Self:
+        if self.method == "grid" and search.size(self._ordered()) > MAX_POINTS:
+            raise ValueError(f"the grid has more than {MAX_POINTS} points: name fewer values")
+        for choice in self.choices():
+            try:
+                self.point(choice, self.count, self.seed)
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(str(part) for part in first["loc"])
+                raise ValueError(f"space: {field}: {first['msg']}") from None
+        return self
+
+    def choices(self) -> list[search.Choice]:
+        """What is tried, by position; 0 is the settings without guidance."""
+        space = self._ordered()
+        all_ = self.method == "grid" or search.size(space) < self.points
+        tried = search.grid(space) if all_ else search.draw(space, self.points - 1, self.seed)
+        return [UNSTEERED, *(choice for choice in tried if choice != UNSTEERED)]
+
+    def _ordered(self) -> search.Space:
+        """The space with its fields in one order: a database keeps none."""
+        return {field: self.space[field] for field in SWEEP_FIELDS if field in self.space}
+
+    def rungs(self) -> list[search.Rung]:
+        """The rounds: how many of the points are in each, and how many samples each adds."""
+        points = len(self.choices())
+        if self.method == "halving":
+            return search.halving(points, self.count)
+        return [search.Rung(points, self.count)]
+
+    def point(self, choice: search.Choice, count: int, seed: int) -> GenerateSpec:
+        """The generate job of one choice. Raises ValidationError."""
+        body = self.model_dump(include={"guidance", "negatives", "sampling"}, exclude_unset=True)
+        for field, value in choice.items():
+            group, _, name = field.rpartition(".")
+            if group:
+                body[group] = {**body.get(group, {}), name: value}
+            else:
+                body[name] = value
+        fixed = {"audit": 0.0, "trace": True, "review": {"push": False}}
+        named = {"dataset": self.dataset, "model": self.model, "prompt": self.prompt}
+        made = {"kind": "generate", "count": count, "seed": seed}
+        return GenerateSpec.model_validate({**body, **fixed, **named, **made})
+
+
+class Defaults(_Spec):
+    """What a dataset's generate jobs take where they leave something out."""
+
+    guidance: GuidanceSpec | None = None
+    negatives: NegativesSpec | None = None
+    sampling: SamplingSpec | None = None
+    job: Annotated[uuid.UUID, BeforeValidator(_as_uuid)] | None = Field(
+        None, description="The sweep that found them"
+    )
+
+    def fill(self, spec: GenerateSpec) -> GenerateSpec:
+        """The spec with these in place of what it leaves out, field by field.
+
+        A preset that is named comes instead of them, "default" too. A rule that is named brings
+        its own guidance.
+        """
+        if "preset" in spec.model_fields_set:
+            return spec
+        given = spec.model_dump(exclude_unset=True)
+        for name in ("guidance", "negatives", "sampling"):
+            own: _Spec | None = getattr(self, name)
+            if own is not None and "rule" not in given.get(name, {}):
+                given[name] = {**own.model_dump(exclude_unset=True), **given.get(name, {})}
+        return type(spec).model_validate({**given, "seed": spec.seed})
+
+
+AnySpec = GenerateSpec | TrainSpec | EvaluateSpec | ProbeSpec | SweepSpec
 JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
 job_spec: TypeAdapter[AnySpec] = TypeAdapter(JobSpec)
-JobKind = Literal["generate", "train", "evaluate"]
+JobKind = Literal["generate", "train", "evaluate", "probe", "sweep"]
 KINDS: tuple[JobKind, ...] = get_args(JobKind)
-UNITS: dict[JobKind, str] = {"generate": "samples", "train": "steps", "evaluate": "measures"}
+UNITS: dict[JobKind, str] = {
+    "generate": "samples",
+    "train": "steps",
+    "evaluate": "measures",
+    "probe": "texts",
+    "sweep": "samples",
+}
 
 
 def _merged(defaults: dict[str, Any], given: Any) -> Any:

@@ -73,6 +73,7 @@ class Dataset(Base):
     feedback: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # its levers
     reviews_until: Mapped[datetime | None]  # changes up to then are known (Label Studio's clock)
     reviews_compared_at: Mapped[datetime | None]  # when every task was last looked at
+    defaults: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # of its generate jobs
     created_at: Mapped[datetime] = _now()
 
 
@@ -103,6 +104,7 @@ class Job(Base):
         ),
         Index(None, "dataset_id", "id"),
         Index("ix_jobs_live", "id", postgresql_where=text("ended_at IS NULL")),
+        Index("ix_jobs_parent", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
     )
 
     id: Mapped[uuid.UUID] = _id()
@@ -111,7 +113,11 @@ class Job(Base):
     model_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("model_pairs.id"))
     state: Mapped[str] = mapped_column(server_default="pending")
     spec: Mapped[dict[str, Any]]
-    count: Mapped[int]  # samples (generate), steps (train) or measures (evaluate) planned
+    # planned: samples (generate), steps (train), measures (evaluate), texts at most (probe),
+    # rounds (sweep)
+    count: Mapped[int]
+    parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"))  # its sweep
+    position: Mapped[int | None]  # of the settings it tries, in its sweep
     result: Mapped[dict[str, Any] | None]  # what was trained or measured, how far η could steer
     error: Mapped[str | None]
     idempotency_key: Mapped[str | None] = mapped_column(unique=True)

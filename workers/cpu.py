@@ -1,4 +1,4 @@
-"""Celery entry of CPU workers: embeddings, evaluations, and the way to Label Studio and back.
+"""Celery entry of CPU workers: embeddings, evaluations, sweeps, the way to Label Studio and back.
 
     celery -A workers.cpu worker -Q cpu        (what `factory worker cpu` runs)
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from factory import circuits, log, outbox, reviews
+from factory import circuits, log, outbox, pushes, reviews
 from factory.circuits import LABEL_STUDIO
 from factory.errors import FactoryError, HeldBack, Unavailable
 from workers import embedding, process, reviewer
@@ -43,7 +43,7 @@ class CpuWorker:
             self._while_owed(outbox.EMBED, dataset_id, self._embed)
 
     def run_shard(self, shard_id: uuid.UUID) -> None:
-        """Work on the shard of an evaluate job."""
+        """Work on the shard of an evaluate job or a sweep."""
         with self._reported("run_shard", shard=str(shard_id)):
             settings, database = self.worker.settings, self.worker.database
             Evaluator(settings, database, embedder=self._embedding_model).run_shard(shard_id)
@@ -83,7 +83,7 @@ class CpuWorker:
             raise
         except FactoryError as error:
             said = error.detail
-            database.retrying(lambda s: reviews.note_push_error(s, dataset_id, said))
+            database.retrying(lambda s: pushes.note_error(s, dataset_id, said))
             raise
 
     def _reconcile(self, dataset_id: uuid.UUID) -> None:
@@ -197,7 +197,7 @@ def embed(dataset_id: str) -> None:
     cpu.embed(uuid.UUID(dataset_id))
 
 
-@worker.task(outbox.MEASURE)
+@worker.shard_task(outbox.MEASURE, Evaluator.kind)
 def run_shard(shard_id: str) -> None:
     """Measure samples."""
     cpu.run_shard(uuid.UUID(shard_id))

@@ -1,4 +1,4 @@
-"""Runs an evaluate job: samples measured beside the dataset's real ones."""
+"""What a CPU worker measures: samples beside the dataset's real ones, and rounds of sweeps."""
 
 import time
 import uuid
@@ -9,14 +9,15 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from factory import __version__, samples, shards
+from factory import __version__, outbox, samples, shards
 from factory.errors import Invalid
-from factory.spec import EvaluateSpec, job_spec
+from factory.spec import EvaluateSpec, SweepSpec, job_spec
 from factory.tables import Job, Sample
 from workers.embedding import CHUNK, Embedder
 from workers.leases import Hold
 from workers.metrics import Row, evaluate, reference
 from workers.shard_worker import ShardWorker
+from workers.sweep import SweepRun
 
 NOTE_SECONDS = 1.0  # how often progress is stored
 LIBRARIES = ("mauve-text", "numpy", "sacrebleu", "scikit-learn")
@@ -24,9 +25,10 @@ LIBRARIES = ("mauve-text", "numpy", "sacrebleu", "scikit-learn")
 
 @dataclass
 class Evaluator(ShardWorker):
-    """Works on the shards of evaluate jobs. `embedder` loads the embedding model."""
+    """Works on the shards of evaluate jobs and sweeps. `embedder` loads the embedding model."""
 
     kind = "cpu"
+    task = outbox.MEASURE
 
     embedder: Callable[[], Embedder] = field(kw_only=True)
 
@@ -38,6 +40,8 @@ class Evaluator(ShardWorker):
         if isinstance(spec, EvaluateSpec):
             result = self._evaluate(hold, job, spec)
             self.database.retrying(lambda session: _keep(session, hold, job.id, result))
+        elif isinstance(spec, SweepSpec):
+            SweepRun(self.database, hold, job.id, spec).run()
 
     def _evaluate(self, hold: Hold, job: Job, spec: EvaluateSpec) -> dict[str, Any]:
         made, real = self._rows(hold, job, spec)
@@ -110,7 +114,11 @@ class Evaluator(ShardWorker):
 
 
 def _as_rows(found: Sequence[Sample]) -> list[Row]:
-    return [Row(s.text, s.embedding, s.state, s.audit) for s in found if s.embedding is not None]
+    return [
+        Row(s.text, s.embedding, s.state, s.audit, s.label)
+        for s in found
+        if s.embedding is not None
+    ]
 
 
 def _keep(session: Session, hold: Hold, job_id: uuid.UUID, result: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from factory.samples import Failed, Made, MadeBy
 from factory.settings import Settings
 from factory.spec import GenerateSpec, is_audit, row_seed
 from workers import layout
-from workers.decoding import Completion, HeadTerm, Request, SteerDecoder
+from workers.decoding import Completion, HeadTerm, Request, RoleName, SteerDecoder, most_slots, plan
 from workers.layout import Context, Layout
 from workers.leases import Hold
 from workers.levers.acting import Acting
@@ -77,6 +77,29 @@ class Composer:
             negatives=tuple(chosen.negatives[i] for i in away.kept),
             center=tuple(chosen.center[i] for i in center.kept),
         )
+
+    def lengths(self) -> dict[RoleName, tuple[int, int]]:
+        """Of each role's context: tokens, and how many rows share one. Negatives are taken to
+        be as long as a text of this spec can get."""
+        prompt = len(self._layout.prompt_ids())
+        document = prompt + self.spec.sampling.max_new_tokens + 1
+        chosen = self.spec.negatives
+        away = min(chosen.count * document + prompt, self._budget)
+        lengths: dict[RoleName, tuple[int, int]] = {
+            "expert": (prompt, self.spec.shard_size),
+            "base": (prompt, self.spec.shard_size),
+        }
+        if chosen.count > 0:
+            lengths["negative"] = (away, chosen.group)
+        if chosen.count > 0 and chosen.center:
+            lengths["center"] = (away, chosen.group)
+        return lengths
+
+    def slots(self, free: int) -> int:
+        """How many rows fit side by side into `free` bytes; never more than a shard has."""
+        guidance, sampling = self.spec.guidance.build(), self.spec.sampling.build()
+        fitting = plan(self.pair.models, guidance, sampling, self.lengths())
+        return fitting.slots(free, min(most_slots(self.pair.models.device), self.spec.shard_size))
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a finished row, without its stop string."""
@@ -189,7 +212,9 @@ class ShardRun:
             return Chosen()
         evidence = levers.within(dataset_id, self.acting.window)
         return self.database.retrying(
-            lambda s: negatives.choose(s, dataset_id, spec.negatives, random.Random(seed), evidence)
+            lambda s: negatives.choose(
+                s, dataset_id, spec.negatives, random.Random(seed), self.by.job_id, evidence
+            )
         )
 
     def _keep(self, completion: Completion, composer: Composer) -> None:

@@ -26,7 +26,7 @@ app = worker.app
 gpu = GpuWorker(worker.settings, worker.database)
 
 
-@worker.task(outbox.RUN_SHARD)
+@worker.shard_task(outbox.RUN_SHARD, GpuWorker.kind)
 def run_shard(shard_id: str) -> None:
     """Work on one shard."""
     with _heeding_sigterm():

@@ -3,7 +3,8 @@
 import random
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement
@@ -16,7 +17,7 @@ from factory.feedback import Feedback
 from factory.negatives import Chosen
 from factory.spec import GenerateSpec, row_seed
 from factory.tables import Attempt, Job, ModelPair, Request, Sample
-from workers.decoding import Completion, Trace
+from workers.decoding import MASKED, Completion, Trace
 from workers.generate import Composer, Row
 from workers.levers.acting import Acting, Bench, recalled
 from workers.pairs import LoadedPair, PairCache
@@ -46,27 +47,44 @@ class Desk:
     pairs: PairCache
     stall_seconds: float
     bench: Bench
+    _unanswered: dict[uuid.UUID, int] = field(default_factory=dict, init=False)
 
     def serve_all(self) -> None:
         """Answer every waiting request, oldest first. One that the database did not let be
         answered stays owed."""
+        self._count_off()
         for request_id in self.database.retrying(requests.pending):
             try:
                 self.serve(request_id)
             except Unavailable as error:
                 logger.warning("request.put_off", request=str(request_id), error=error.detail)
+        self._count_off()
 
     def serve(self, request_id: uuid.UUID) -> None:
         """Answer one request, or say why it cannot be answered, unless another is at it."""
         with self.database.only_one(f"request/{request_id}") as mine:
-            if mine and self._begin(request_id):
-                with Watchdog(self.stall_seconds):
-                    self._serve(request_id)
+            if not mine:
+                return
+            attempt = self._begin(request_id)
+            if attempt is None:
+                return
+            self._unanswered[request_id] = attempt
+            with Watchdog(self.stall_seconds):
+                self._serve(request_id)
+            del self._unanswered[request_id]
 
-    def _begin(self, request_id: uuid.UUID) -> bool:
+    def _begin(self, request_id: uuid.UUID) -> int | None:
         """Counted before the work: who is killed by it cannot count it afterwards."""
-        with self.database.transaction() as session:
-            return requests.begin(session, request_id)
+        before = self.database.retrying(lambda s: requests.attempts(s, request_id))
+        return self.database.retrying(lambda s: requests.begin(s, request_id, before))
+
+    def _count_off(self) -> None:
+        """What was begun here and could not be stored did not end this worker."""
+        for request_id, attempt in list(self._unanswered.items()):
+            self.database.retrying(
+                partial(requests.put_off, request_id=request_id, attempt=attempt)
+            )
+            del self._unanswered[request_id]
 
     def _serve(self, request_id: uuid.UUID) -> None:
         with self.database.transaction() as session:
@@ -96,11 +114,16 @@ class Desk:
         pair = self.pairs.load(past.model)
         completion, composer = self._again(pair, past)
         expected = tuple(past.sample.token_ids or ())
+        at = _parting(expected, completion.token_ids)
         return {
             "identical": completion.token_ids == expected,
             "text": composer.text(completion.token_ids),
             "expected": past.sample.text,
-            "first_difference": _first_difference(pair, expected, completion.token_ids),
+            "first_difference": (
+                None
+                if at is None
+                else _difference(pair, past, composer, expected, completion.token_ids, at)
+            ),
         }
 
     def _explain(self, past: Past) -> dict[str, Any]:
@@ -116,9 +139,9 @@ class Desk:
         return {"sample": str(past.sample.id), "tokens": _explained(pair, trace)}
 
     def _again(self, pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
-        acting, sample = recalled(self.bench.settings, past.levers), past.sample
+        acting = recalled(self.bench.settings, past.levers)
         composer = Composer(acting.applied(past.spec), pair, acting.head)
-        row = composer.row(sample.ordinal or 0, sample.seed or 0, past.chosen, audit=sample.audit)
+        row = _row(composer, past)
         return next(composer.decoder(1, trace=True).run([row.request])), composer
 
     def _preview(self, session: Session, payload: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +154,7 @@ class Desk:
         spec = spec.model_copy(update=filled)
         off = {"gamma": 0.0, "eta": 0.0}
         plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
-        acting = self.bench.ready(dataset.id, spec, pair, starting=False)
+        acting = self.bench.ready(dataset.id, spec, pair)
         return {
             "guided": self._few(session, pair, spec, dataset.id, acting),
             "unguided": self._few(session, pair, plain, dataset.id, Acting()),
@@ -170,7 +193,7 @@ def _chosen(
     if spec.guidance.eta == 0:
         return Chosen()
     rng = random.Random(seed)
-    return negatives.choose(session, dataset_id, spec.negatives, rng, evidence)
+    return negatives.choose(session, dataset_id, spec.negatives, rng, evidence=evidence)
 
 
 def _past(session: Session, sample_id: uuid.UUID) -> Past:
@@ -190,19 +213,43 @@ def _past(session: Session, sample_id: uuid.UUID) -> Past:
     )
 
 
-def _first_difference(
-    pair: LoadedPair, expected: tuple[int, ...], made: tuple[int, ...]
-) -> dict[str, Any] | None:
-    """Where both part, with the pieces of text there; None when they are the same."""
+def _row(composer: Composer, past: Past) -> Row:
+    sample = past.sample
+    return composer.row(sample.ordinal or 0, sample.seed or 0, past.chosen, audit=sample.audit)
+
+
+def _parting(expected: tuple[int, ...], made: tuple[int, ...]) -> int | None:
+    """The first position where both differ; None when they are the same."""
     if expected == made:
         return None
-    together = zip(expected, made, strict=False)
+    together = enumerate(zip(expected, made, strict=False))
     shorter = min(len(expected), len(made))
-    at = next((i for i, (old, new) in enumerate(together) if old != new), shorter)
+    return next((i for i, (old, new) in together if old != new), shorter)
+
+
+def _difference(
+    pair: LoadedPair,
+    past: Past,
+    composer: Composer,
+    expected: tuple[int, ...],
+    made: tuple[int, ...],
+    at: int,
+) -> dict[str, Any]:
+    """The two tokens at a position, and their scores after what came before it. A sample that
+    has ended there has none; a token that is not plausible now has no score."""
+    decoder = composer.decoder(1, trace=False)
+    scores = decoder.scores_after(_row(composer, past).request, made[:at])
+
+    def score(tokens: tuple[int, ...]) -> float | None:
+        value = float(scores[tokens[at]]) if at < len(tokens) else MASKED
+        return value if value > MASKED else None
+
     return {
         "position": at,
         "expected": pair.pieces[expected[at]] if at < len(expected) else None,
         "made": pair.pieces[made[at]] if at < len(made) else None,
+        "expected_score": score(expected),
+        "made_score": score(made),
     }
 
 

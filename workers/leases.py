@@ -26,6 +26,7 @@ class Hold:
 
     def __init__(self, settings: Settings, lease: Lease, shutdown: threading.Event) -> None:
         self.lease = lease
+        self.was_cut_off = False  # from the database, for as long as between two renewals
         self._settings = settings
         self._shutdown = shutdown
         self._watchdog = Watchdog(settings.stall_seconds)
@@ -72,6 +73,7 @@ class Hold:
                 self._ended = error
                 break
             except Unavailable as error:
+                self.was_cut_off = True
                 logger.warning(
                     "lease.not_renewed", shard=str(self.lease.shard_id), error=str(error)
                 )

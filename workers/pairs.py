@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -77,13 +78,14 @@ class PairCache:
         if self._last is None or self._last.name != row.name:
             self._last = None  # its memory is free before the next pair takes some
             pair = self._load(row)
-            with self.database.transaction() as session:
-                record_digests(session, row.id, pair.digests)
+            self.database.retrying(lambda s: record_digests(s, row.id, pair.digests))
             self._last = pair
         return self._last
 
     def free_memory(self) -> None:
         """Give back what a run that came to an end had taken from the device."""
+        if self._last is not None:
+            self._last.models.idle.clear()
         if torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()
@@ -91,7 +93,8 @@ class PairCache:
     def _load(self, row: PairRow) -> LoadedPair:
         base, expert = (_folder(ref, row.revision) for ref in (row.base, row.expert))
         device = device_of(self.settings)
-        models = ModelPair.load(str(base), str(expert), device, _dtype(self.settings, device))
+        dtype, graphs = _dtype(self.settings, device), self.settings.cuda_graphs
+        models = ModelPair.load(str(base), str(expert), device, dtype, graphs=graphs)
         logger.info("pair.loaded", pair=row.name, device=device, kind=models.kind)
         digests = Digests(_weights_digest(base), _weights_digest(expert), _tokenizer_digest(base))
         return LoadedPair(row.name, models, _tokenizer(base), digests)
@@ -126,6 +129,14 @@ def device_of(settings: Settings) -> str:
         return "cuda:0"
     logger.warning("gpu.none", detail="No GPU is visible: models run on the CPU.")
     return "cpu"
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that rows on this device can take: free, or reserved by this process and unused."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
 def _dtype(settings: Settings, device: str) -> str:

@@ -5,19 +5,27 @@ no connection is shared across a fork.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import WorkerLostError
 from celery import Celery
 from celery.signals import worker_init, worker_process_init
+from celery.worker.request import Request
+from sqlalchemy.orm import Session
 
-from factory import dispatch, log
+from factory import dispatch, jobs, log, shards
 from factory import settings as settings_module
 from factory.db import Database
 from factory.errors import FactoryError, Invalid
 from factory.settings import Settings
 from workers import watchdog
+from workers.shard_worker import name_of
+
+logger = log.get(__name__)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -38,6 +46,38 @@ class Worker:
             return function
 
         return register
+
+    def shard_task(self, name: str, kind: str) -> Callable[[Function], Function]:
+        """The same for a task that leases shards: what a child holds that dies at it is freed by
+        the parent, long before its lease runs out."""
+
+        def register(function: Function) -> Function:
+            self.app.task(name=name, Request=self._request(kind))(function)
+            return function
+
+        return register
+
+    def _request(self, kind: str) -> type[Request]:
+        def free_shard_of(pid: int) -> None:
+            dead = name_of(kind, pid)
+            if freed := self.database.retrying(lambda s: self._free(s, dead)):
+                logger.warning("child.died", worker=dead, freed=freed)
+
+        class ShardRequest(Request):  # type: ignore[misc]
+            def on_failure(self, exc_info: ExceptionInfo, *args: Any, **kwargs: Any) -> None:
+                error = getattr(exc_info.exception, "exc", exc_info.exception)
+                if isinstance(error, WorkerLostError) and self.worker_pid:
+                    freeing = threading.Thread(target=free_shard_of, args=(self.worker_pid,))
+                    freeing.start()  # the parent's loop does not wait for the database
+                super().on_failure(exc_info, *args, **kwargs)
+
+        return ShardRequest
+
+    def _free(self, session: Session, dead: str) -> int:
+        concerned = shards.free(session, [dead], self.settings.shard_attempts)
+        for job_id in concerned:
+            jobs.finish_if_done(session, job_id)
+        return len(concerned)
 
     def watch_consumption(self, *tasks: str) -> None:
         """End this worker's parent when it no longer takes messages for these tasks."""

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from factory import jobs, log, shards
 from factory.db import Database
-from factory.errors import FactoryError, LeaseLost, Stopped, TryAgain
+from factory.errors import FactoryError, LeaseLost, Stopped, TryAgain, Unavailable
 from factory.settings import Settings
 from factory.shards import Lease
 from workers.leases import Hold
@@ -25,6 +25,7 @@ class ShardWorker(ABC):
     """A worker of shards. `shutdown` makes it hand back what it works on."""
 
     kind: ClassVar[str]
+    task: ClassVar[str]  # that wakes it
 
     settings: Settings
     database: Database
@@ -33,9 +34,15 @@ class ShardWorker(ABC):
     @property
     def name(self) -> str:
         """This process, in words."""
-        return f"{self.kind}@{os.uname().nodename}:{os.getpid()}"
+        return name_of(self.kind, os.getpid())
 
     def run_shard(self, shard_id: uuid.UUID) -> None:
+        """Work on a shard; but first on one that has lost its worker, if there is any."""
+        begun = self.database.retrying(lambda session: shards.begun(session, self.task))
+        for each in dict.fromkeys((begun or shard_id, shard_id)):
+            self._run_to_end(each)
+
+    def _run_to_end(self, shard_id: uuid.UUID) -> None:
         """Lease a shard and work on it to its end, or until it must be given up."""
         while not self.shutdown.is_set():
             lease = self._claim(shard_id)
@@ -56,17 +63,20 @@ class ShardWorker(ABC):
     def _attempt(self, lease: Lease) -> bool:
         """Work under one lease; returns whether to lease the shard again at once."""
         logger.info("shard.started", shard=str(lease.shard_id), fence=lease.fence)
+        hold = Hold(self.settings, lease, self.shutdown)
         try:
-            return self._run(lease)
+            return self._run(lease, hold)
         except LeaseLost as error:
             logger.warning("shard.lease_lost", shard=str(lease.shard_id), detail=error.detail)
+            if hold.was_cut_off:
+                self.database.retrying(lambda session: shards.note_cut_off(session, lease))
             return False
 
-    def _run(self, lease: Lease) -> bool:
+    def _run(self, lease: Lease, hold: Hold) -> bool:
         """Work on a leased shard; however that ends, say so. Returns whether it was handed back
         to be gone on with in another way. Raises LeaseLost."""
         try:
-            with Hold(self.settings, lease, self.shutdown) as hold:
+            with hold:
                 self._work(hold)
                 self._finish(lease)
         except LeaseLost:
@@ -74,6 +84,8 @@ class ShardWorker(ABC):
         except (Stopped, TryAgain) as error:
             self._hand_back(lease, error)
             return isinstance(error, TryAgain)
+        except Unavailable as error:
+            self._hand_back_later(lease, error)
         except FactoryError as error:
             self._give_up(lease, error)
         except Exception as error:
@@ -95,11 +107,18 @@ class ShardWorker(ABC):
         logger.info("shard.handed_back", shard=str(lease.shard_id), detail=error.detail)
         self.database.retrying(lambda session: shards.hand_back(session, lease))
 
+    def _hand_back_later(self, lease: Lease, error: Unavailable) -> None:
+        """What the shard needs is away, which is not its fault: it is handed back as soon as
+        the database answers. Raises LeaseLost."""
+        while True:
+            try:
+                return self._hand_back(lease, error)
+            except Unavailable:
+                if self.shutdown.is_set():
+                    raise
+
     def _give_up(self, lease: Lease, error: FactoryError) -> None:
-        """What a retry cannot mend ends the job; the rest is a crash."""
-        if error.retryable:
-            self._crash(lease, error.detail)
-            return
+        """What a retry cannot mend ends the job."""
         logger.warning("job.failed", job=str(lease.job_id), detail=error.detail)
         self.database.retrying(lambda session: _fail(session, lease, error))
 
@@ -116,6 +135,11 @@ class ShardWorker(ABC):
             jobs.finish_if_done(session, lease.job_id)
 
         self.database.retrying(work)
+
+
+def name_of(kind: str, pid: int) -> str:
+    """A worker of this machine, in words."""
+    return f"{kind}@{os.uname().nodename}:{pid}"
 
 
 def _fail(session: Session, lease: Lease, error: FactoryError) -> None:

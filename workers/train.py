@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from factory.spec import DEMO_BASE, TrainSpec
 from factory.tables import Dataset, Job, ModelPair, Sample
 from workers.leases import Hold
 from workers.training.base import BaseConfig, train_base
-from workers.training.expert import ExpertConfig, train_expert
+from workers.training.expert import ExpertConfig, heldout, train_expert
 from workers.training.recipe import Trained
 
 NOTE_SECONDS = 1.0  # how often progress is stored
@@ -41,57 +41,56 @@ class TrainRun:
         before = BaseConfig().steps if self.spec.base == DEMO_BASE else 0
         planned = before + self.spec.steps
         base = self._base(self._note(0, planned))
-        expert = self._expert(base, self._note(before, planned))
-        self.database.retrying(lambda session: self._keep(session, base, expert))
+        prompt, ids, texts = self._samples()
+        expert = self._expert(base, prompt, texts, self._note(before, planned))
+        out = [str(ids[place]) for place in sorted(heldout(len(ids), self._config))]
+        self.database.retrying(lambda session: self._keep(session, base, expert, out))
 
-    def _keep(self, session: Session, base: Path, expert: Trained) -> None:
+    def _keep(self, session: Session, base: Path, expert: Trained, out: Sequence[str]) -> None:
         """Register the pair and note it as the job's result, under the lease."""
         self.hold.renew(session)
         pair = self._register(session, base, expert.path)
         job = session.get_one(Job, self.job_id)
         job.model_id = pair.id
-        job.result = _result(pair, expert)
+        job.result = _result(pair, expert) | {"heldout": list(out)}
 
     def _base(self, note: Callable[[int, int, float], None]) -> Path:
         if self.spec.base != DEMO_BASE:
             return Path(self.spec.base)
         return train_base(BaseConfig(), self._folder / "base", note).path
 
-    def _expert(self, base: Path, note: Callable[[int, int, float], None]) -> Trained:
-        prompt, texts = self._samples()
+    def _expert(
+        self,
+        base: Path,
+        prompt: str,
+        texts: Sequence[str],
+        note: Callable[[int, int, float], None],
+    ) -> Trained:
         return train_expert(
             base,
             texts,
             self._folder / "expert",
             prompt=prompt,
-            config=ExpertConfig(
-                method=self.spec.method,
-                seed=self.spec.seed,
-                steps=self.spec.steps,
-                learning_rate=self.spec.learning_rate,
-                rank=self.spec.rank,
-                lora_alpha=2 * self.spec.rank,
-            ),
+            config=self._config,
             device=self.device,
             on_progress=note,
         )
 
-    def _samples(self) -> tuple[str, list[str]]:
-        """The dataset's prompt, and the texts that stand for it: real ones and corrections."""
-        with self.database.transaction() as session:
-            dataset = session.scalars(
-                select(Dataset).where(Dataset.name == self.spec.dataset)
-            ).one()
-            texts = (
-                select(Sample.text)
-                .where(
-                    Sample.dataset_id == dataset.id,
-                    Sample.origin.in_(("real", "corrected")),
-                    Sample.state == "accepted",
-                )
-                .order_by(Sample.id)
-            )
-            return dataset.prompt, list(session.scalars(texts))
+    @property
+    def _config(self) -> ExpertConfig:
+        return ExpertConfig(
+            method=self.spec.method,
+            seed=self.spec.seed,
+            steps=self.spec.steps,
+            learning_rate=self.spec.learning_rate,
+            rank=self.spec.rank,
+            lora_alpha=2 * self.spec.rank,
+        )
+
+    def _samples(self) -> tuple[str, list[uuid.UUID], list[str]]:
+        """The dataset's prompt, and the ids and texts that stand for it: real ones and
+        corrections."""
+        return self.database.retrying(lambda session: _material(session, self.spec.dataset))
 
     def _note(self, before: int, planned: int) -> Callable[[int, int, float], None]:
         def note(done: int, total: int, loss: float) -> None:
@@ -128,6 +127,21 @@ class TrainRun:
     @property
     def _folder(self) -> Path:
         return self.settings.models_dir / self.spec.model
+
+
+def _material(session: Session, name: str) -> tuple[str, list[uuid.UUID], list[str]]:
+    dataset = session.scalars(select(Dataset).where(Dataset.name == name)).one()
+    texts = (
+        select(Sample.id, Sample.text)
+        .where(
+            Sample.dataset_id == dataset.id,
+            Sample.origin.in_(("real", "corrected")),
+            Sample.state == "accepted",
+        )
+        .order_by(Sample.id)
+    )
+    rows = session.execute(texts).all()
+    return dataset.prompt, [row.id for row in rows], [row.text for row in rows]
 
 
 def _result(pair: ModelPair, expert: Trained) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`factory dataset`: create, list, show, set, import, export, evaluate."""
+"""`factory dataset`: create, list, show, set, import, export, evaluate, defaults."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import click
 from factory.cli.command import FAILED, Group
 from factory.cli.connect import connected
 from factory.cli.output import answer, details, note, stderr, table
-from factory.cli.specs import feedback_of
+from factory.cli.specs import assigned, feedback_of
 from factory.cli.watch import follow
 from factory.connection import Json
 from factory.errors import Invalid
@@ -186,6 +186,37 @@ def evaluate(name: str, watched: bool, **given: Any) -> int:
             return follow(client, job["id"])
     answer(job, f"Job {job['id']} is {job['state']}. Next: factory job watch {job['id']}")
     return 0
+
+
+@group.command(
+    "defaults",
+    examples=[
+        "factory dataset defaults hypotheses",
+        "factory dataset defaults hypotheses --from ID",
+        "factory dataset defaults hypotheses --set guidance.eta=0.25 --set guidance.gamma=-0.5",
+        "factory dataset defaults hypotheses --clear",
+    ],
+)
+@click.argument("name")
+@click.option("--from", "job", metavar="ID", help="Take the settings that a sweep recommends.")
+@click.option("--position", type=click.IntRange(0), help="With --from: others that it tried.")
+@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="One field.")
+@click.option("--clear", is_flag=True, help="Go back to the factory's own.")
+def defaults(
+    name: str, job: str | None, position: int | None, assignments: tuple[str, ...], clear: bool
+) -> None:
+    """Show or set what the dataset's generate jobs take where they leave something out."""
+    with connected() as client:
+        found = client.dataset(name)
+        if job is not None:
+            if client.job(job)["dataset"] != name:
+                raise Invalid(f"Job {job} is of another dataset.")
+            found = client.use(job, position)
+        if clear or assignments:
+            kept = {} if clear else dict(found["defaults"])
+            found = client.set_defaults(name, assigned(kept, assignments))
+    said = found["defaults"]
+    answer(said, details(said) if said else f"{name} has none: its jobs take the factory's own.")
 
 
 def _origins(dataset: Json) -> list[int]:

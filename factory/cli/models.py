@@ -1,6 +1,6 @@
-"""`factory model`: add, list, train."""
+"""`factory model`: add, list, train, calibrate."""
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -9,6 +9,7 @@ from factory.cli.connect import connected
 from factory.cli.output import answer, details, table
 from factory.cli.specs import checked
 from factory.cli.watch import follow
+from factory.spec import Objective
 
 
 @click.group("model", cls=Group)
@@ -68,4 +69,35 @@ def train(name: str, watched: bool, **given: Any) -> int:
         if watched:
             return follow(client, job["id"])
     answer(job, details(job))
+    return 0
+
+
+@group.command(
+    "calibrate",
+    examples=[
+        "factory model calibrate demo --dataset hypotheses --watch",
+        "factory model calibrate demo --dataset hypotheses --points 24 --use --watch",
+    ],
+)
+@click.argument("name")
+@click.option("--dataset", required=True, help="Its real samples say what is plausible.")
+@click.option("--points", type=int, help="Settings to try; default 16.")
+@click.option("--count", type=int, help="Samples of each in the first round; default 16.")
+@click.option("--objective", type=click.Choice(get_args(Objective)), help="What is best.")
+@click.option("--seed", type=int)
+@click.option("--use", is_flag=True, help="Make the best settings the dataset's defaults.")
+@click.option("--watch", "watched", is_flag=True, help="Follow the job and show what it found.")
+def calibrate(name: str, use: bool, watched: bool, **given: Any) -> int:
+    """Find the settings that suit a model pair and a dataset, by successive halving.
+
+    Says too whether the expert is underfit, well fit or memorising, and whether η can steer it.
+    For a space of your own submit a sweep: factory job submit FILE.
+    """
+    chosen = {field: value for field, value in given.items() if value is not None}
+    spec = checked({"kind": "sweep", "model": name, "use": use, **chosen})
+    with connected() as client:
+        job = client.submit(spec)
+        if watched:
+            return follow(client, job["id"])
+    answer(job, f"Job {job['id']} is {job['state']}. Next: factory job watch {job['id']}")
     return 0

@@ -66,7 +66,8 @@ def show(sample_id: str) -> None:
 def replay(sample_id: str) -> int:
     """Make a sample again from its provenance and compare.
 
-    Exits with 0 when both are identical, else with 1.
+    Exits with 0 when both are identical, else with 1 and says at which token they part, with
+    the scores of both tokens.
     """
     note("Waiting for a worker …")
     with connected() as client:
@@ -74,8 +75,23 @@ def replay(sample_id: str) -> int:
     if made["identical"]:
         answer(made, "Identical: the same tokens came out again.", made["text"])
         return 0
-    answer(made, "NOT identical.", details(made))
+    answer(made, "NOT identical.", _parting(made["first_difference"]), details(made))
     return FAILED
+
+
+def _parting(difference: Json | None) -> str:
+    """A sentence about where a replay differs."""
+    if difference is None:
+        return "No token differs."
+    tokens = [_scored(difference, name) for name in ("expected", "made")]
+    return f"At token {difference['position']}: {tokens[0]} was stored, {tokens[1]} was made."
+
+
+def _scored(difference: Json, name: str) -> str:
+    token, score = difference[name], difference.get(f"{name}_score")
+    if token is None:
+        return "the end"
+    return repr(token) + (" (not plausible)" if score is None else f" (score {score:.3f})")
 
 
 @group.command("explain", examples=["factory sample explain ID"])

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 import yaml
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from factory.errors import FieldError, Invalid
 from factory.feedback import Feedback
+from factory.guidance import Rule
 from factory.spec import KINDS, PRESETS, job_spec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -23,8 +24,9 @@ OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     ("--count", "count", int, "Samples to make."),
     ("--seed", "seed", int, "Same seed, same noise."),
     ("--prompt", "prompt", str, "Instead of the dataset's."),
+    ("--label", "label", str, "That the samples carry."),
     ("--preset", "preset", click.Choice(list(PRESETS)), "Settings to start from."),
-    ("--rule", "guidance.rule", click.Choice(("steer", "paper")), "How streams are combined."),
+    ("--rule", "guidance.rule", click.Choice(get_args(Rule)), "How streams are combined."),
     ("--gamma", "guidance.gamma", float, "Follow the expert (γ)."),
     ("--eta", "guidance.eta", float, "Avoid what exists (η)."),
     ("--alpha", "guidance.alpha", float, "Plausibility floor (α)."),
@@ -41,6 +43,7 @@ OPTIONS: tuple[tuple[str, str, Any, str], ...] = (
     ("--top-k", "sampling.top_k", int, "0: all."),
     ("--top-p", "sampling.top_p", float, "1: all."),
     ("--min-p", "sampling.min_p", float, "0: all."),
+    ("--typical-p", "sampling.typical_p", float, "1: all."),
     ("--max-new-tokens", "sampling.max_new_tokens", int, "Length of a sample, at most."),
     ("--audit", "audit", float, "Share made without feedback."),
     ("--shard-size", "shard_size", int, "Samples in one slice of work."),
@@ -74,10 +77,15 @@ def gathered(file: str | None, options: Mapping[str, Any], assignments: tuple[st
         value = options[_parameter(option)]
         if value is not None:
             _put(spec, field, value)
+    return checked(assigned(spec, assignments))
+
+
+def assigned(spec: Spec, assignments: tuple[str, ...]) -> Spec:
+    """The spec after each `FIELD=VALUE`, the value as YAML."""
     for assignment in assignments:
         field, _, value = assignment.partition("=")
         _put(spec, field.strip(), _yaml(value, f"--set {field}"))
-    return checked(spec)
+    return spec
 
 
 def checked(spec: Spec) -> Spec:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from factory import live
+from factory.cli import sweeps
 from factory.cli.command import FAILED, wanted
 from factory.cli.output import answer, stderr, table
 from factory.client import Client
@@ -25,7 +25,8 @@ def follow(client: Client, job_id: str) -> int:
                 yield job
 
         job = live.follow(phase, titled())
-    found = [_measures(job["result"])] if job["kind"] == "evaluate" and job["result"] else []
+    told = {"evaluate": _measures, "sweep": sweeps.found}.get(job["kind"])
+    found = told(job["result"]) if told and job["result"] else []
     answer(job, *found, summary(job))
     return 0 if job["state"] == "succeeded" else FAILED
 
@@ -41,7 +42,7 @@ def summary(job: Mapping[str, Any]) -> str:
     return f"{said}\n{note}" if note else said
 
 
-def _measures(evaluation: Mapping[str, Any]) -> Table:
+def _measures(evaluation: Mapping[str, Any]) -> list[RenderableType]:
     """What an evaluation found, beside what real samples score."""
     natural = {measure["name"]: measure for measure in evaluation["reference"]}
     rows = [
@@ -55,7 +56,7 @@ def _measures(evaluation: Mapping[str, Any]) -> Table:
         )
         for measure in evaluation["measures"]
     ]
-    return table(("measure", "samples", "95 %", "real", "n", "note"), rows)
+    return [table(("measure", "samples", "95 %", "real", "n", "note"), rows)]
 
 
 def _interval(measure: Mapping[str, Any]) -> str | None:

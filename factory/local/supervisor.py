@@ -255,8 +255,8 @@ def _describe(running: _Running) -> dict[str, object]:
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many deaths in a row: 0.5, 1, 2, … up to 30."""
-    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 1, 10))
+    """Seconds to wait after so many deaths in a row: none, then 0.5, 1, 2, … up to 30."""
+    return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures - 2, 10)) if failures > 1 else 0.0
 
 
 def _how(code: int) -> str:

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from factory import degraded, reviews, tallies
+from factory import degraded, pushes, tallies
 from factory.db import Database
 from factory.errors import Unavailable
 from factory.settings import Settings
@@ -105,5 +105,5 @@ def _degraded(session: Session, settings: Settings) -> Iterator[GaugeMetricFamil
     )
     family.add_metric(["label_studio"], since)
     yield family
-    waiting = reviews.waiting_in_all(session)
+    waiting = pushes.number_waiting(session)
     yield GaugeMetricFamily("factory_pushes_waiting", "Samples that wait to be sent", value=waiting)

@@ -45,6 +45,7 @@ class Dataset(Shape):
     labels: list[str]
     label_studio_project: int | None
     feedback: Feedback = Field(description="The levers of its later jobs")
+    defaults: dict[str, Any] = Field(description="What its generate jobs take where left out")
     counts: Counts
     created_at: Time
 
@@ -280,13 +281,16 @@ class JobProgress(Shape):
 
 
 class Job(Shape):
-    """A job: its whole spec, every default filled in, and how far it is."""
+    """A job: its whole spec, every default filled in, and how far it is. `parent`: the sweep that
+    it tries settings for, `position` which."""
 
     id: uuid.UUID
     kind: JobKind
     dataset: str
     model: str | None = Field(description="An evaluate job has none")
     state: JobState
+    parent: uuid.UUID | None
+    position: int | None
     spec: dict[str, Any]
     progress: JobProgress
     result: dict[str, Any] | None
@@ -367,11 +371,14 @@ class Request(Shape):
 
 
 class Difference(Shape):
-    """Where two token sequences part."""
+    """Where two token sequences part. Scores are those of guidance, before temperature and
+    noise, in nats; null for a token that is not there, or not plausible any more."""
 
     position: int
     expected: str | None
     made: str | None
+    expected_score: float | None = None
+    made_score: float | None = None
 
 
 class Replay(Shape):

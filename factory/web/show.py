@@ -44,6 +44,7 @@ def job(row: tables.Job, progress: Progress) -> dict[str, Any]:
         shapes.Job,
         dataset=spec["dataset"],
         model=spec.get("model"),
+        parent=row.parent_id,
         progress=progress.__dict__,
     )
 

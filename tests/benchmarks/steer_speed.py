@@ -1,5 +1,9 @@
 """Tokens per second of guided decoding beside Hugging Face's own means. Run: `make bench`.
 
+Some five minutes of one core: 1 M and 30 M parameters, 32 slots. `--full` (hours) adds 65 M, 16
+and 64 slots, and more rounds; `--sizes`, `--kinds`, `--slots` and `--rounds` choose. `--profile`
+shows where the time goes and what three streams must cost at least (`steer_profile.py`).
+
 One thread, random weights of Llama shape, three streams (γ = η = .2), and a second table with
 γ = 0, η = .5 and a centre. Every contender decodes the same requests under the same rule for
 the length of a row, interleaved round by round; medians are printed, and JSON with --json.
@@ -20,9 +24,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
+from steer_profile import bounds, shares, show
 from torch import nn
 from transformers import (
     DynamicCache,
@@ -44,6 +50,11 @@ SIZES = {
     "1M": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "vocab": 400},
     "30M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "vocab": 4000},
     "65M": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8, "vocab": 8000},
+}
+
+SETTINGS = {
+    "γ=η=.2": (Guidance(gamma=0.2, eta=0.2), False),
+    "η=.5 centre": (Guidance(gamma=0, eta=0.5), True),
 }
 
 
@@ -246,18 +257,17 @@ def contenders(
 
 
 def measure(calls: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """Median tokens per second of each, over interleaved rounds after one to warm up."""
+    """Median tokens per processor second of each, over interleaved rounds."""
     rates: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, call in calls.items():
             start = time.process_time()
             made = call()
-            if turn:
-                rates[name].append(made / (time.process_time() - start))
+            rates[name].append(made / (time.process_time() - start))
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def report(title: str, rates: dict[str, float]) -> dict[str, object]:
+def report(title: str, rates: dict[str, float]) -> dict[str, Any]:
     ratios = {
         f"{ours}/{theirs}": rates[ours] / rates[theirs]
         for ours in ("steer", "shared")
@@ -269,31 +279,42 @@ def report(title: str, rates: dict[str, float]) -> dict[str, object]:
     return {"case": title, "tokens_per_second": rates, "ratios": ratios}
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=SIZES)
+    parser.add_argument("--full", action="store_true", help="every size, kind and slot count")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES)
     parser.add_argument("--kinds", nargs="+", default=["lora", "full"], choices=["lora", "full"])
-    parser.add_argument("--slots", nargs="+", type=int, default=[16, 32, 64])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slots", nargs="+", type=int)
+    parser.add_argument("--rounds", type=int, help="left out: 5 for 1M, 1 (--full: 3) for others")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, and bounds")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    chosen = parser.parse_args()
+    chosen.sizes = chosen.sizes or (list(SIZES) if chosen.full else ["1M", "30M"])
+    chosen.slots = chosen.slots or ([16, 32, 64] if chosen.full else [32])
+    return chosen
+
+
+def main() -> None:
+    chosen = options()
     torch.set_num_threads(1)
     rows = []
-    settings = {
-        "γ=η=.2": (Guidance(gamma=0.2, eta=0.2), False),
-        "η=.5 centre": (Guidance(gamma=0, eta=0.5), True),
-    }
-    for size in options.sizes:
-        for kind in options.kinds:
+    for size in chosen.sizes:
+        rounds = chosen.rounds or (5 if size == "1M" else 3 if chosen.full else 1)
+        for kind in chosen.kinds:
             with tempfile.TemporaryDirectory() as folder:
                 bed = make_bed(size, kind, Path(folder))
-            for slots in options.slots:
-                for name, (guidance, center) in settings.items():
+            for slots in chosen.slots:
+                for name, (guidance, center) in SETTINGS.items():
                     calls = contenders(bed, guidance, slots, center)
                     title = f"{size} {kind} {slots} slots {name}"
-                    rows.append(report(title, measure(calls, options.rounds)))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+                    rows.append(report(title, measure(calls, rounds)))
+                    if chosen.profile:
+                        parts = {n: shares(calls[n]) for n in ("plain", "shared")}
+                        limits = bounds(bed.pair, slots, rows[-1]["tokens_per_second"])
+                        rows[-1]["profile"] = {"parts": parts, "bounds": limits}
+                        show(parts, limits)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(rows, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

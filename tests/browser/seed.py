@@ -11,12 +11,13 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, requests, reviews, samples, shards, tokens
+from factory import datasets, jobs, pushes, requests, reviews, samples, shards, tokens
 from factory.db import Database
 from factory.local.demo import corpus, grammar
 from factory.metrics import NAMES
 from factory.spec import EvaluateSpec, GenerateSpec, row_seed
 from factory.tables import Attempt, Dataset, Job, ModelPair, Push, Request, Sample
+from tests.browser import seed_sweep
 
 TOKEN = "sf_the-token-of-the-browser-tests"
 ENVIRONMENT = {
@@ -36,6 +37,8 @@ class Seeded:
     finished: uuid.UUID
     running: uuid.UUID
     evaluation: uuid.UUID
+    experiment: uuid.UUID
+    trying: uuid.UUID
     sample: uuid.UUID
     explanation: uuid.UUID
     replay: uuid.UUID
@@ -78,6 +81,8 @@ def seed(db: Database) -> Seeded:
             "files back, or register the new ones as another pair.",
         )
         evaluated = _evaluate(session, dataset, first)
+        tried = seed_sweep.ended(session, seed_sweep.sweep(session, dataset, pair))
+        trying = seed_sweep.sweep(session, dataset, pair, points=8)
         shown = session.scalars(
             select(Sample).where(Sample.job_id == second.id, ~Sample.audit).order_by(Sample.id)
         ).all()[-2]
@@ -85,6 +90,8 @@ def seed(db: Database) -> Seeded:
             finished=first.id,
             running=second.id,
             evaluation=evaluated.id,
+            experiment=tried.id,
+            trying=trying.id,
             sample=shown.id,
             explanation=_explain(session, rng, shown).id,
             replay=_replay(session, shown).id,
@@ -197,7 +204,7 @@ def _review(session: Session, rng: random.Random, dataset: Dataset, job: Job) ->
     pushed = session.scalars(
         select(Push).join(Sample, Sample.id == Push.sample_id).where(Sample.job_id == job.id)
     ).all()
-    reviews.mark_pushed(session, 1, {p.sample_id: n for n, p in enumerate(pushed, start=1)})
+    pushes.mark_pushed(session, 1, {p.sample_id: n for n, p in enumerate(pushed, start=1)})
     for number, push in enumerate(pushed[:100], start=1):
         reviews.apply(session, push.sample_id, _verdict(session, rng, push.sample_id, number))
 

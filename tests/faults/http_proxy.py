@@ -1,5 +1,6 @@
 """An HTTP proxy in front of a service that harms requests, on purpose."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,9 @@ from typing import Any
 
 import httpx
 
+from factory.local import process
+
+LONGEST = 30.0  # seconds that a request is kept from the service
 NOT_PASSED_ON = {"host", "connection", "transfer-encoding", "content-length", "content-encoding"}
 
 
@@ -34,7 +38,8 @@ class Harm:
     swallow   the service does the work, and its answer is never passed on
     tear      the answer breaks off in its middle
     status    this answer, with these headers; the service is not asked
-    delay     seconds before the service is asked; with `swallow`, who called has hung up first
+    delay     seconds before the service is asked
+    after     who called is cut off, and the service is asked only once this has come true
     """
 
     cut: bool = False
@@ -43,6 +48,7 @@ class Harm:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    after: Callable[[], bool] | None = None
     times: int | None = None
     picks: Callable[[Seen], bool] = lambda seen: True
     done: int = 0
@@ -114,13 +120,14 @@ def _handler(proxy: HttpProxy) -> type[BaseHTTPRequestHandler]:
             if harm.status:
                 self._answer(harm.status, harm.headers, b'{"detail": "harmed on purpose"}')
                 return
-            if harm.delay and harm.swallow:  # who called gives up before the work is begun
-                self.connection.shutdown(2)
+            if harm.after:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                process.until(harm.after, LONGEST)
             time.sleep(harm.delay)
             answer = proxy.ask(seen, dict(self.headers), body)
             if harm.tear:
                 self._answer(200, {}, answer.content, torn=True)
-            elif not harm.swallow:
+            elif not (harm.swallow or harm.after):
                 self._reply(answer)
 
         def _reply(self, answer: httpx.Response) -> None:

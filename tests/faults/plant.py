@@ -1,5 +1,6 @@
-"""A whole factory of real processes that may be harmed: Postgres behind a proxy, Redis, web, two
-GPU workers and a beat, each started again when it dies, and someone who keeps submitting jobs."""
+"""A whole factory of real processes that may be harmed: Postgres and the web process behind
+proxies, a broker, three GPU workers and a beat, each started again when it dies, and someone who
+keeps submitting jobs."""
 
 import os
 import signal
@@ -8,30 +9,36 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
+from sqlalchemy import text
 
 from factory import datasets, models
 from factory.cli.processes import worker_command
 from factory.db import Database
+from factory.errors import StackError
 from factory.local import home, postgres, process, redis
 from factory.local.process import Command
 from factory.settings import Settings
 
 from ..integration.workers.factory_floor import PROMPT, save_pair
+from . import points
 from .proxy import Proxy
+from .servers import RabbitMQ, SmallDisk, listens, small_disk
 
 LEASE = 3.0  # seconds
 MARK = "FACTORY_FAULTS"  # in the environment of all that a plant starts
 TOKEN = "sf_the-token-of-the-fault-tests"
 RESTART = 0.3  # seconds until a dead member is started again
 PATIENCE = 120.0  # seconds until what must happen has not happened
+STOPPING = 30.0  # seconds within which a member that is told to stop has ended
 BACKLOG = 2  # jobs at work at a time
 WORK: dict[str, Any] = {
     "kind": "generate",
@@ -43,6 +50,21 @@ WORK: dict[str, Any] = {
     "sampling": {"temperature": 2.0, "max_new_tokens": 60},
     "review": {"push": False},
 }
+SMALL = {**WORK, "count": 4}
+KINDS = ("redis", "rabbitmq", "small disk", "real lease")  # what a plant may stand on
+OURS = {
+    "web": ("serve",),
+    "beat": ("beat",),
+    "worker-1": ("worker", "gpu"),
+    "worker-2": ("worker", "gpu"),
+    "worker-3": ("worker", "gpu"),
+}
+DONE = "SELECT (SELECT count(*) FROM samples), (SELECT coalesce(sum(fence), 0) FROM shards)"
+SERVERS = ("postgres", "redis", "epmd", "rabbitmq")
+
+
+class LeftBehind(AssertionError):
+    """A plant did not end as it should. Says what is left of it."""
 
 
 @dataclass
@@ -53,11 +75,11 @@ class Member:
     prepare: Callable[[], Command]
     log: Path
     running: Popen[bytes] | None = None
-    starts: int = 0
+    stop_signal: signal.Signals = signal.SIGTERM
 
     def start(self) -> None:
-        self.running = process.launch(self.prepare(), self.log)
-        self.starts += 1
+        command = self.prepare()
+        self.running, self.stop_signal = process.launch(command, self.log), command.stop_signal
 
     @property
     def pid(self) -> int:
@@ -77,39 +99,96 @@ class Member:
         return []
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What was at work at one moment: the held shards with their fences and the ends of their
+    leases (s), how many samples there were, and how often a shard was leased so far."""
+
+    at: float  # time.monotonic()
+    held: dict[uuid.UUID, tuple[int, float]]
+    samples: int
+    claims: int
+
+
 @dataclass
 class Plant:
     """The factory that is harmed, and what was asked of it."""
 
     settings: Settings
-    proxy: Proxy
+    server: postgres.Server
+    proxy: Proxy  # before Postgres
+    front: Proxy  # before the web process
     database: Database  # reached directly, not through the proxy
     members: dict[str, Member]
     mark: str
+    rabbit: RabbitMQ | None = None
+    disk: SmallDisk | None = None
     accepted: set[uuid.UUID] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    complaints: list[str] = field(default_factory=list)  # of what should not have happened
+    struck: Standing | None = None  # when the last harm was done
+    ending: threading.Thread | None = None  # what ends a harm that goes on for a while
+    lock: threading.Lock = field(default_factory=threading.Lock)
     _closing: threading.Event = field(default_factory=threading.Event)
 
     def keep(self) -> None:
         """Start members that died, until the plant is closed."""
         while not self._closing.wait(RESTART):
-            with self._lock:
+            with self.lock:
                 for member in self.members.values():
                     if member.is_dead() and not self._closing.is_set():
-                        member.start()
+                        with suppress(OSError, StackError):  # its disk is full
+                            member.start()
 
-    def add(self, name: str, *arguments: str) -> None:
+    def add(self, name: str, *arguments: str, **environment: str) -> None:
         """One more process of ours that is kept alive."""
-        with self._lock:
-            self.members[name] = _own(self.settings, self.mark, name, arguments)
+        with self.lock:
+            self.members[name] = _own(self.settings, self.mark, name, arguments, environment)
             self.members[name].start()
 
     def drop(self, name: str) -> None:
-        with self._lock:
+        with self.lock:
             member = self.members.pop(name)
             member.kill()
             assert member.running is not None
             member.running.wait()
+
+    def strike(self) -> None:
+        """Note what is at work now: it is harmed next."""
+        rows = self.rows(
+            "SELECT id, fence, extract(epoch FROM lease_until)::float8 FROM shards "
+            "WHERE state = 'leased'"
+        )
+        ((samples, claims),) = self.rows(DONE)
+        held = {id_: (fence, until) for id_, fence, until in rows}
+        self.struck = Standing(time.monotonic(), held, samples, claims)
+
+    def is_taken_over(self, before: Standing) -> bool:
+        """Whether what was held is done, or held again under a lease that is renewed."""
+        now = {
+            id_: (state, fence, until)
+            for id_, state, fence, until in self.rows(
+                "SELECT id, state, fence, extract(epoch FROM lease_until)::float8 FROM shards "
+                "WHERE id = ANY(:ids)",
+                ids=list(before.held),
+            )
+        }
+        for id_, (fence, until) in before.held.items():
+            state, fence_now, until_now = now[id_]
+            goes_on = state == "leased" and (fence_now > fence or until_now > until + LEASE / 3)
+            if state != "done" and not goes_on:
+                return False
+        return True
+
+    def is_at_work(self, before: Standing) -> bool:
+        """Whether a shard was leased and a sample stored since, and the API answers."""
+        ((samples, claims),) = self.rows(DONE)
+        return samples > before.samples and claims > before.claims and self.answers()
+
+    def answers(self) -> bool:
+        with suppress(httpx.HTTPError):
+            url = f"http://127.0.0.1:{self.settings.port}/healthz"
+            return httpx.get(url, timeout=2).is_success
+        return False
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -134,17 +213,18 @@ class Plant:
             while not done.is_set() and not self._has_ended(job):
                 done.wait(0.1)
 
-    def submit(self) -> uuid.UUID:
+    def submit(self, body: dict[str, Any] = WORK) -> uuid.UUID:
         """Send one job under a key of its own until it is accepted, as a client should."""
         headers = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": uuid.uuid4().hex}
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             with suppress(httpx.HTTPError):
                 url = f"{self.settings.url}/api/v1/jobs"
-                answer = httpx.post(url, json=WORK, headers=headers, timeout=10)
+                answer = httpx.post(url, json=body, headers=headers, timeout=10)
                 if answer.is_success:
                     return uuid.UUID(answer.json()["id"])
                 assert answer.status_code == 503, answer.text
+                assert int(answer.headers["Retry-After"]) > 0
             time.sleep(0.2)
         raise AssertionError(f"no job is accepted within {PATIENCE} s")
 
@@ -157,8 +237,6 @@ class Plant:
 
     def rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
         """What a query says, asked until the database answers."""
-        from sqlalchemy import text
-
         return self.database.retrying(
             lambda session: [tuple(row) for row in session.execute(text(query), values)], PATIENCE
         )
@@ -173,22 +251,90 @@ class Plant:
 
     def strangers(self) -> list[psutil.Process]:
         """Processes that the plant started, of which no living member knows."""
-        known = {pid for m in self.members.values() for pid in _tree(m)}
+        known = self._known()
         return [p for p in _marked(self.mark) if p.pid not in known]
 
-    def close(self) -> None:
+    def stray_connections(self) -> list[str]:
+        """Connections of the database server that no living member of the plant has open."""
+        backends = self.rows(
+            "SELECT client_port, state, coalesce(query, '') FROM pg_stat_activity "
+            "WHERE datname = current_database() AND client_port > 0"
+        )
+        owners = {
+            (c.laddr.port, c.raddr.port): c.pid for c in psutil.net_connections("tcp") if c.raddr
+        }
+        known, ends = self._known(), self.proxy.ends()
+        return [
+            f"connection in state '{state}': {query[:80]}"
+            for port, state, query in backends
+            if owners.get((port, self.server.port)) != os.getpid()
+            or (port in ends and owners.get((ends[port], self.proxy.port)) not in known)
+        ]
+
+    def leaks(self) -> list[str]:
+        """Processes and connections that no living member knows."""
+        told = [f"process {each.pid}" for each in self.strangers()]
+        return told + self.stray_connections()
+
+    def is_ready_for_harm(self) -> bool:
+        """Whether two workers can work, and shards are at work: whoever is harmed, another can
+        take over."""
+        able = [m for n, m in self.members.items() if n.startswith("worker") and m.children()]
+        if len(able) < 2:
+            return False
+        self.strike()
+        return self.struck is not None and bool(self.struck.held)
+
+    def _known(self) -> set[int]:
+        return {pid for m in self.members.values() for pid in _tree(m)} | {os.getpid()}
+
+    def close(self) -> list[str]:
+        """Stop all: first our own processes, as an upgrade does, then the servers. Returns what
+        did not end within STOPPING, or was left behind: connections, processes, sockets."""
         self._closing.set()
-        with self._lock:
-            for name in reversed(self.members):
-                self.members[name].kill()
-        self.database.close()
-        for left in _marked(self.mark):
+        left = []
+        with self.lock:
+            servers = {n: m for n, m in self.members.items() if n in SERVERS}
+            ours = {n: m for n, m in self.members.items() if n not in SERVERS}
+            ports = {self.server.port, self.settings.port}
+            left += _stop(ours)
+            if "postgres" in servers and not servers["postgres"].is_dead():
+                process.until(lambda: not self.stray_connections(), 5)
+                left += self.stray_connections()
+            self.database.close()
+            left += _stop(servers)
+        left += [f"process {p.pid} {p.cmdline()}" for p in _marked(self.mark)]
+        self.front.close()
+        self.proxy.close()
+        left += [
+            f"a socket on port {c.laddr.port}"
+            for c in psutil.net_connections("tcp")
+            if c.laddr.port in ports and c.status != "TIME_WAIT"
+        ]
+        for each in _marked(self.mark):
             with suppress(psutil.NoSuchProcess):
-                left.kill()
+                each.kill()
+        return left
 
 
 def _tree(member: Member) -> set[int]:
     return {member.pid, *(child.pid for child in member.children())}
+
+
+def _stop(members: dict[str, Member]) -> list[str]:
+    """Ask all to stop, and wait; returns who had to be killed."""
+    for member in members.values():
+        assert member.running is not None
+        process.ask(member.running, member.stop_signal)
+    end = time.monotonic() + STOPPING
+    late = []
+    for name, member in members.items():
+        assert member.running is not None
+        if not process.wait(member.running, end - time.monotonic()):
+            late.append(f"{name} is not stopped within {STOPPING:.0f} s")
+            member.kill()
+            member.running.wait()
+    return late
 
 
 def _marked(mark: str) -> list[psutil.Process]:
@@ -201,66 +347,87 @@ def _marked(mark: str) -> list[psutil.Process]:
 
 
 @contextmanager
-def open_plant(folder: Path) -> Iterator[Plant]:
-    """A plant in this folder, at work when the block begins, and gone when it ends."""
+def open_plant(folder: Path, kind: str = "redis") -> Iterator[Plant]:
+    """A plant in this folder, at work when the block begins, and gone when it ends. Raises
+    LeftBehind when it does not end as it should."""
     folder.chmod(0o711)
+    with ExitStack() as stack:
+        disk = stack.enter_context(small_disk(folder / "disk")) if kind == "small disk" else None
+        plant = _build(folder, kind, disk)
+        try:
+            _start(plant)
+            yield plant
+        finally:
+            left = plant.close()
+        if left:
+            raise LeftBehind("; ".join(left))
+
+
+def _build(folder: Path, kind: str, disk: SmallDisk | None) -> Plant:
     root = home.open_home(folder / "home")
-    server = postgres.Server(root.postgres, home.free_port(), "test")
+    place = disk.folder / "postgres" if disk else root.postgres
+    server = postgres.Server(place, home.free_port(), "test")
     broker = redis.Server(root.redis, home.free_port(), "test")
-    mark = uuid.uuid4().hex
-    proxy = Proxy(server.port)
+    rabbit = RabbitMQ.at(folder / "rabbitmq") if kind == "rabbitmq" else None
+    proxy, web = Proxy(server.port), home.free_port()
+    front = Proxy(web)
     settings = Settings(
         home=root.root,
         database_url=server.url().replace(f":{server.port}/", f":{proxy.port}/"),
-        broker_url=broker.url(),
-        port=home.free_port(),
+        broker_url=rabbit.url() if rabbit else broker.url(),
+        port=web,
+        url=f"http://127.0.0.1:{front.port}",
         token=TOKEN,
         secret_key="0" * 64,
         device="cpu",
         slots=4,
         commit_batch=3,
-        lease_seconds=LEASE,
-        heartbeat_seconds=0.5,
+        **({} if kind == "real lease" else {"lease_seconds": LEASE, "heartbeat_seconds": 0.5}),
         outbox_retry_seconds=2,
         shard_attempts=50,
     )
-    settings = settings.model_copy(update={"url": f"http://127.0.0.1:{settings.port}"})
-    servers = {
+    prepared = {"postgres": server.prepare}
+    prepared |= (
+        {"epmd": rabbit.names, "rabbitmq": rabbit.prepare} if rabbit else {"redis": broker.prepare}
+    )
+    mark = uuid.uuid4().hex
+    members = {
         name: Member(name, _marking(prepare, mark), root.logs / f"{name}.log")
-        for name, prepare in (("postgres", server.prepare), ("redis", broker.prepare))
+        for name, prepare in prepared.items()
     }
-    plant = Plant(settings, proxy, Database(server.url()), servers, mark)
-    try:
-        _start(plant, server, broker)
-        yield plant
-    finally:
-        plant.close()
-        proxy.close()
+    if disk:
+        server.prepare()
+        with (place / "data" / "postgresql.conf").open("a") as file:
+            file.write("max_wal_size = 64MB\nmin_wal_size = 32MB\n")
+    database = Database(server.url())
+    return Plant(settings, server, proxy, front, database, members, mark, rabbit, disk)
 
 
-def _start(plant: Plant, server: postgres.Server, broker: redis.Server) -> None:
+def _start(plant: Plant) -> None:
     for member in plant.members.values():
         member.start()
-    plant.until("Postgres", server.ready)
-    server.bootstrap()
-    plant.until("Redis", broker.ready)
-    migrated = process.run(_own(plant.settings, plant.mark, "migrate", ("migrate",)).prepare())
+    plant.until("Postgres", plant.server.ready)
+    plant.server.bootstrap()
+    plant.until("the broker", lambda: _broker_answers(plant))
+    migrated = process.run(_own(plant.settings, plant.mark, "migrate", ("migrate",), {}).prepare())
     assert migrated.returncode == 0, migrated.stdout
     folder = plant.settings.models_dir / "tiny"
     save_pair(folder)
     with plant.database.transaction() as session:
+        session.execute(text(points.TRIGGERS))
         datasets.create(session, "harmed", PROMPT)
         base, expert = str(folder / "base"), str(folder / "expert")
         models.add(session, plant.settings, name="tiny", base=base, expert=expert)
-    for name, arguments in (
-        ("web", ("serve",)),
-        ("beat", ("beat",)),
-        ("worker-1", ("worker", "gpu")),
-        ("worker-2", ("worker", "gpu")),
-    ):
+    for name, arguments in OURS.items():
         plant.add(name, *arguments)
     threading.Thread(target=plant.keep, name="keeper", daemon=True).start()
     plant.until("the first job", lambda: plant._has_ended(_first(plant)), PATIENCE)
+
+
+def _broker_answers(plant: Plant) -> bool:
+    if plant.rabbit:
+        return plant.rabbit.ready()
+    return listens(urlsplit(plant.settings.broker_url).port or 0)
 
 
 def _first(plant: Plant) -> uuid.UUID:
@@ -272,27 +439,26 @@ def _first(plant: Plant) -> uuid.UUID:
 def _marking(prepare: Callable[[], Command], mark: str) -> Callable[[], Command]:
     def marked() -> Command:
         command = prepare()
-        return Command(
-            command.name,
-            command.argv,
-            {**command.env, MARK: mark},
-            command.cwd,
-            command.account,
-            command.stop_signal,
-        )
+        return replace(command, env={**command.env, MARK: mark})
 
     return marked
 
 
-def _own(settings: Settings, mark: str, name: str, arguments: tuple[str, ...]) -> Member:
+def _own(
+    settings: Settings,
+    mark: str,
+    name: str,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+) -> Member:
     """`factory <arguments>` with these settings."""
-    given = settings.model_dump(include=settings.model_fields_set | {"url"})
-    environment = {f"FACTORY_{key.upper()}": str(value) for key, value in given.items()}
-    environment |= {MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    given = settings.model_dump(include=settings.model_fields_set)
+    told = {f"FACTORY_{key.upper()}": str(value) for key, value in given.items()}
+    told |= {MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **environment}
     argv = (
-        tuple(worker_command(arguments[1], settings))
+        (*worker_command(arguments[1], settings), "--hostname", f"{name}@%h")
         if arguments[0] == "worker"
         else (sys.executable, "-m", "factory", *arguments)
     )
-    command = Command(name, argv, environment, Path.cwd(), None, signal.SIGTERM)
+    command = Command(name, argv, told, Path.cwd(), None, signal.SIGTERM)
     return Member(name, lambda: command, settings.home / "logs" / f"{name}.log")

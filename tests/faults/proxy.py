@@ -11,12 +11,21 @@ from typing import Self
 COMMIT = b"COMMIT"
 
 
+class Trap:
+    """Catches what the target sends next: it is not passed on, and its connection ends when the
+    trap is opened."""
+
+    def __init__(self) -> None:
+        self.caught = threading.Event()
+        self.opened = threading.Event()
+
+
 class Proxy:
     """Listens on a port of its own and passes bytes on to `target` (a port of 127.0.0.1).
 
     `cut` ends every connection. While `refusing`, new ones are closed at once. Of the COMMITs
     that pass, `lost_replies` (a share) are carried out but never answered, and `lost_commits`
-    never arrive; both end the connection. `lost` counts both.
+    never arrive; both end the connection. `lost` counts both. A `trap` catches every answer.
     """
 
     def __init__(self, target: int, seed: int = 0) -> None:
@@ -30,6 +39,7 @@ class Proxy:
         self.lost_replies = 0.0
         self.lost_commits = 0.0
         self.lost = 0
+        self.trap: Trap | None = None
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -56,6 +66,16 @@ class Proxy:
         for pair in pairs:
             _end(*pair)
         return len(pairs)
+
+    def ends(self) -> dict[int, int]:
+        """Of each connection that passes through: our port towards the target, and the client's
+        port."""
+        found = {}
+        with self._lock:
+            for client, server in self._pairs:
+                with suppress(OSError):
+                    found[server.getsockname()[1]] = client.getpeername()[1]
+        return found
 
     def _accept(self) -> None:
         while True:
@@ -97,6 +117,10 @@ class Proxy:
             assert isinstance(source, socket.socket)
             chunk = source.recv(65536)
             if not chunk or (source is client and not self._spares(chunk, server)):
+                return False
+            if source is server and (trap := self.trap) is not None:
+                trap.caught.set()
+                trap.opened.wait(60)
                 return False
             sink.sendall(chunk)
         return True

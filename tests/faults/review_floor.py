@@ -133,7 +133,9 @@ class Made:
 
     def pushes(self) -> list[Push]:
         with self.floor.database.transaction() as session:
-            return [session.get_one(Push, id_) for id_ in self.samples]
+            rows = session.scalars(select(Push).where(Push.sample_id.in_(self.samples)))
+            found = {push.sample_id: push for push in rows}
+        return [found[id_] for id_ in self.samples]
 
     @property
     def project(self) -> int:

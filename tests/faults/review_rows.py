@@ -86,15 +86,18 @@ def lost_reply(floor: Floor, rng: random.Random) -> Made:
 
 
 def early_end(floor: Floor, rng: random.Random) -> Made:
-    """The connection ends while Label Studio has yet to make the tasks: they are made twice, and
-    the doubles are deleted by reconciling."""
-    count = len([seen for seen in floor.proxy.seen if seen.is_import])
-    harm = Harm(swallow=True, delay=rng.uniform(1, 2), times=1, picks=_imports)
-    with floor.proxy.harming(harm):
+    """The connection ends before Label Studio has begun to make the tasks, and they are sent again:
+    they are made twice, and the doubles are deleted by reconciling."""
+    before = _imports_so_far(floor)
+    sent_again = lambda: _imports_so_far(floor) >= before + 2  # noqa: E731
+    with floor.proxy.harming(Harm(after=sent_again, times=1, picks=_imports)):
         fresh = pushed(floor, rng)
-        time.sleep(harm.delay + 1)
-    assert len([seen for seen in floor.proxy.seen if seen.is_import]) >= count + 2
+    floor.until("the doubles", lambda: len(_tasks_of(floor, fresh)) == 2 * SAMPLES)
     return fresh
+
+
+def _imports_so_far(floor: Floor) -> int:
+    return sum(seen.is_import for seen in floor.proxy.seen)
 
 
 def torn_reply(floor: Floor, rng: random.Random) -> Made:
@@ -197,7 +200,7 @@ def forged_events(floor: Floor, rng: random.Random) -> Made:
     before = len(fresh.events()), len(floor.proxy.seen)
     for number in range(20):
         forged = {**event, "action": f"FORGED_{number}"}
-        secret = rng.choice(("", "Bearer ", f"Bearer {rng.random()}", f"Bearer {TOKEN}"))
+        secret = rng.choice(("", "Bearer", f"Bearer {rng.random()}", f"Bearer {TOKEN}"))
         assert floor.tell(forged, secret).status_code == 401
     assert floor.tell({**event, "more": "x" * 2_000_000}).status_code == 413
     time.sleep(1)
@@ -247,11 +250,12 @@ def run_row(floor: Floor, row: ReviewRow, times: int, seed: int) -> Result:
         jobs=len(done),
         planned=sum(map(_expected, done)),
         stored=sum(map(len, tasks)),
+        worst_takeover=0.0,
         worst_recovery=round(worst, 1),
         doubled=sum(len(each) - len(set(each)) for each in tasks),
         lost=sum(_expected(d) - len(set(t)) for d, t in zip(done, tasks, strict=True)),
-        leaked=0,
         unfinished=sum(not each.is_pushed() for each in done),
+        leaks=(),
         wrong=tuple(wrong),
     )
 

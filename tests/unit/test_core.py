@@ -85,10 +85,12 @@ def test_settings_come_from_the_environment(
     monkeypatch.setenv("FACTORY_HOME", str(tmp_path / "x" / ".." / "home"))
     monkeypatch.setenv("FACTORY_MODEL_ROOTS", "/a:/b:")
     monkeypatch.setenv("FACTORY_MODEL_HUB_IDS", "org/one,org/two")
+    monkeypatch.setenv("FACTORY_SLOTS", "auto")
     loaded = settings.load()
     assert loaded.home == tmp_path / "home"
     assert loaded.roots == (Path("/a"), Path("/b"), tmp_path / "home" / "models")
     assert loaded.model_hub_ids == ("org/one", "org/two")
+    assert loaded.slots == "auto"
     with pytest.raises(ValidationError):
         loaded.port = 1  # type: ignore[misc]
 
@@ -97,6 +99,11 @@ def test_settings_out_of_range_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("FACTORY_PORT", "70000")
     with pytest.raises(ValidationError, match="port"):
         settings.load()
+    monkeypatch.delenv("FACTORY_PORT")
+    for slots in ("0", "many", "4097"):
+        monkeypatch.setenv("FACTORY_SLOTS", slots)
+        with pytest.raises(ValidationError, match="slots"):
+            settings.load()
 
 
 def test_every_setting_says_what_it_is() -> None:

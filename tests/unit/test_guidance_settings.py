@@ -13,13 +13,16 @@ def test_defaults() -> None:
     assert Guidance() == Guidance(rule="steer", gamma=0, eta=0.5, alpha=0, nucleus=0.95)
     assert Guidance(rule="paper").mass == 1.0
     assert Guidance(rule="paper", nucleus=0.9).mass == 0.9
-    assert Sampling() == Sampling(temperature=1, top_k=0, top_p=1, min_p=0, max_new_tokens=80)
+    assert Guidance(rule="contrastive").mass == 1.0
+    assert Sampling() == Sampling(
+        temperature=1, top_k=0, top_p=1, min_p=0, typical_p=1, max_new_tokens=80
+    )
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("rule", "contrastive"),
+        ("rule", "other"),
         ("rule", None),
         ("gamma", 11),
         ("gamma", -10.5),
@@ -52,6 +55,8 @@ def test_guidance_names_the_field(field: str, value: object) -> None:
         ("top_p", 1.1),
         ("min_p", -0.5),
         ("min_p", 2),
+        ("typical_p", 0),
+        ("typical_p", 1.5),
         ("max_new_tokens", 0),
         ("max_new_tokens", 2.0),
     ],

@@ -10,7 +10,8 @@ knows token ids only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from .records import Completion, FinishReason, Floats, Request, Trace
 from .sampling import Noise, draw, noise_keys
 
 ROLES: tuple[RoleName, ...] = ("expert", "base", "negative", "center")
+Lanes = list[tuple[tuple[RoleName, ...], Lane]]
+Choose = Callable[..., Tensor]  # see `fused.choose`
 StopRule = Callable[[Sequence[int]], bool]
 
 
@@ -80,14 +83,30 @@ class SteerDecoder:
         while True:
             batch.admit(pending)
             if batch.is_empty:
+                batch.leave()
                 return
             yield from batch.step()
+
+    @torch.inference_mode()
+    def scores_after(self, request: Request, tokens: Sequence[int]) -> Tensor:
+        """(V,) float32 scores, before temperature, of what may follow these tokens of a sample;
+        MASKED: not plausible. Raises PromptError as `run` does."""
+        longer = replace(
+            request,
+            prompt_ids=(*request.prompt_ids, *tokens),
+            negative_ids=_longer(request.negative_ids, tokens),
+            center_ids=_longer(request.center_ids, tokens),
+        )
+        one = SteerDecoder(self._pair, self._guidance, Sampling(max_new_tokens=1), slots=1)
+        batch = _Batch(one)
+        batch.admit(iter([(0, longer)]))
+        return batch.scores(0)
 
     def roles(self, request: Request) -> tuple[RoleName, ...]:
         """The streams that a request needs; those with weight 0 are left out."""
         guidance = self._guidance
         negative = guidance.uses_negative and len(request.negative_ids) > 0
-        centered = negative and guidance.rule == "steer" and len(request.center_ids) > 0
+        centered = negative and guidance.uses_center and len(request.center_ids) > 0
         used = (True, guidance.uses_base, negative, centered)
         return tuple(role for role, use in zip(ROLES, used, strict=True) if use)
 
@@ -118,6 +137,12 @@ class _Batch:
         self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
         self._vocab = pair.vocab_size
+        self._kernel = _kernel(self._device, decoder._sampling)
+
+    def scores(self, slot: int) -> Tensor:
+        """(V,) of a slot's next token."""
+        at = torch.tensor([slot], device=self._device)
+        return self._steer(self._sample(slot), at)[0].scores[0]
 
     @property
     def is_empty(self) -> bool:
@@ -182,6 +207,8 @@ class _Batch:
     def _choose(self, live: Sequence[int]) -> tuple[list[int], list[bool]]:
         """The next token of every live slot, and whether its logits are finite."""
         samples = [self._sample(slot) for slot in live]
+        if self._kernel is not None and self._decoder._head is None:
+            return self._choose_fused(self._kernel, live, samples)
         slots = torch.tensor(live, device=self._device)
         positions = torch.tensor([len(s.tokens) for s in samples], device=self._device)
         noise = self._noise.gumbel(self._keys[slots, positions])
@@ -196,6 +223,31 @@ class _Batch:
             if self._traces:
                 self._traces.add(slots[rows], positions[rows], steered, chosen, noise[rows])
         return tokens.tolist(), healthy.tolist()
+
+    def _choose_fused(
+        self, choose: Choose, live: Sequence[int], samples: Sequence[_Sample]
+    ) -> tuple[list[int], list[bool]]:
+        """The same in one kernel for all slots, whichever streams each has."""
+        numbers = [
+            live,
+            [sum(1 << i for i, r in enumerate(ROLES[1:]) if r in s.roles) for s in samples],
+            [len(s.tokens) for s in samples],
+        ]
+        slots, present, positions = torch.tensor(numbers).to(self._device)
+        logits = {role: x for _, lane in self._lanes for role, x in lane.logits.items()}
+        chosen = choose(
+            logits,
+            slots,
+            present,
+            self._keys[slots, positions],
+            self._noise.tokens,
+            self._decoder._guidance,
+            self._decoder._sampling,
+        )
+        if self._traces:
+            self._traces.put(slots, positions, chosen[:, :8])
+        tokens, healthy = chosen[:, [0, 8]].int().T.tolist()
+        return tokens, list(map(bool, healthy))
 
     def _steer(self, like: _Sample, at: Tensor | slice) -> tuple[Steered, Tensor]:
         """The scores of samples that have the streams and levers of one of them."""
@@ -241,6 +293,14 @@ class _Batch:
         for _, lane in self._lanes:
             lane.close(set(slots))
 
+    def leave(self) -> None:
+        """Leave the lanes to the next run; recording their steps again would take its time."""
+        pair = self._decoder._pair
+        if pair.recorder is not None:
+            for _, lane in self._lanes:
+                lane.clear()
+            pair.idle[_size(self._decoder)] = self._lanes
+
     def _sample(self, slot: int) -> _Sample:
         sample = self._samples[slot]
         if sample is None:
@@ -248,17 +308,37 @@ class _Batch:
         return sample
 
 
-def _lanes(decoder: SteerDecoder) -> list[tuple[tuple[RoleName, ...], Lane]]:
-    """One lane for both models of a row-wise LoRA pair, two for two models."""
-    pair = decoder._pair
+def _kernel(device: torch.device, sampling: Sampling) -> Choose | None:
+    """What chooses tokens in one kernel: on CUDA with triton, and without top-k, top-p, min-p."""
+    narrowed = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
+    if device.type != "cuda" or narrowed or find_spec("triton") is None:
+        return None
+    from . import fused
+
+    return fused.choose
+
+
+def _size(decoder: SteerDecoder) -> tuple[int, int, bool]:
+    """Slots, columns, and whether hidden states are wanted beside logits."""
+    return decoder._slots, decoder._sampling.max_new_tokens, decoder._head is not None
+
+
+def _lanes(decoder: SteerDecoder) -> Lanes:
+    """One lane for both models of a row-wise LoRA pair, two for two models; those of the last
+    run, with what they have recorded, if they are of the same size and nobody uses them."""
+    pair, size = decoder._pair, _size(decoder)
+    slots, columns, hidden = size
+    kept: Lanes | None = pair.idle.pop(size, None)
+    pair.idle.clear()  # their memory is needed
+    if kept is not None:
+        return kept
     banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=pair.device)
 
     def lane(model: PreTrainedModel, *roles: RoleName) -> tuple[tuple[RoleName, ...], Lane]:
         rows = pair.rows if pair.kind == "lora" else None
-        size = decoder._slots, decoder._sampling.max_new_tokens
         record = pair.recorder() if pair.recorder else None
-        hidden = decoder._head is not None and "expert" in roles
-        return roles, Lane(model, roles, *size, rows, banned, record, hidden=hidden)
+        reads = hidden and "expert" in roles
+        return roles, Lane(model, roles, slots, columns, rows, banned, record, hidden=reads)
 
     if pair.kind == "lora":
         return [lane(pair.expert, "expert", "negative", "center", "base")]
@@ -266,15 +346,16 @@ def _lanes(decoder: SteerDecoder) -> list[tuple[tuple[RoleName, ...], Lane]]:
 
 
 class _Traces:
-    """What is remembered of every step: (slots, max_new_tokens, 9) float32 on the device.
+    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device; with
+    a verdict head, 9.
 
     Token ids and counts are whole numbers below 2**24, exact in float32.
     """
 
     def __init__(self, decoder: SteerDecoder) -> None:
         self._sampling = decoder._sampling
-        shape = (decoder._slots, decoder._sampling.max_new_tokens, 9)
         self._head = decoder._head is not None
+        shape = (decoder._slots, decoder._sampling.max_new_tokens, 8 + self._head)
         self._columns = torch.zeros(shape, device=decoder._pair.device)
 
     def add(
@@ -283,17 +364,21 @@ class _Traces:
         """Record one step of the rows in `slots`."""
         expert = steered.expert.masked_fill(~steered.keep, MASKED)
         unguided = draw(expert, self._sampling, noise)
-        absent = torch.zeros_like(steered.scores)
-        parts = (steered.expert, steered.base, steered.negative, steered.center)
-        streams = (*parts, steered.scores, steered.head)
-        picked = [(absent if x is None else x).gather(1, chosen[:, None])[:, 0] for x in streams]
-        counts = (chosen, *picked, unguided, steered.keep.sum(dim=-1))
-        self._columns[slots, positions] = torch.stack([c.float() for c in counts], dim=-1)
+        streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
+        picked = [_of(x, chosen) for x in streams]
+        counts = [chosen, *picked, unguided, steered.keep.sum(dim=-1)]
+        if self._head:
+            counts.append(_of(steered.head, chosen))
+        self.put(slots, positions, torch.stack([c.float() for c in counts], dim=-1))
+
+    def put(self, slots: Tensor, positions: Tensor, columns: Tensor) -> None:
+        """Keep columns of one step: token, E, B, N, C, score, unguided, survivors, (head)."""
+        self._columns[slots, positions] = columns
 
     def take(self, slot: int, sample: _Sample) -> Trace:
         """The trace of a sample that has ended."""
         columns: Floats = self._columns[slot, : len(sample.tokens)].cpu().numpy().T.copy()
-        ints = [columns[i].astype("int32") for i in (0, 7, 8)]
+        ints = [columns[i].astype("int32") for i in (0, 6, 7)]
         there = dict(zip(ROLES, columns[1:5], strict=True))
         return Trace(
             tokens=ints[0],
@@ -304,7 +389,7 @@ class _Traces:
             scores=columns[5],
             unguided=ints[1],
             survivors=ints[2],
-            head=columns[6] if self._head and sample.request.head else None,
+            head=columns[8] if self._head and sample.request.head else None,
         )
 
 
@@ -312,6 +397,15 @@ def _context(request: Request, role: RoleName) -> Sequence[int]:
     if role == "negative":
         return request.negative_ids
     return request.center_ids if role == "center" else request.prompt_ids
+
+
+def _of(stream: Tensor | None, chosen: Tensor) -> Tensor:
+    """(B, V) to (B,): the chosen tokens' numbers; 0 without the stream."""
+    return chosen * 0.0 if stream is None else stream.gather(1, chosen[:, None])[:, 0]
+
+
+def _longer(context: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
+    return (*context, *tokens) if len(context) > 0 else ()
 
 
 def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:

@@ -3,16 +3,17 @@
 Everything is float32 and in log space. A masked or banned token scores MASKED
 (`finfo.min`), never −inf, so that no later difference gives NaN.
 Sources: O'Neill et al., arXiv 2308.07645 (rule "paper"); Li et al., arXiv 2210.15097
-(the α mask).
+(the α mask, rule "contrastive").
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from factory.guidance import Guidance
+from factory.guidance import Guidance, Rule
 
 MASKED = torch.finfo(torch.float32).min
 FLOOR = MASKED / 64  # of log-probabilities: weights up to 10 cannot turn it into infinity
@@ -60,11 +61,10 @@ def steer(
     e = log_probs(expert)
     b = log_probs(base) if guidance.uses_base and base is not None else None
     n = log_probs(negative) if guidance.uses_negative and negative is not None else None
-    centered = n is not None and guidance.rule == "steer"
+    centered = n is not None and guidance.uses_center
     c = log_probs(center) if centered and center is not None else None
     keep = plausible(e, guidance.alpha, guidance.mass)
-    combine = _paper if guidance.rule == "paper" else _steer
-    scores = combine(e, b, n, c, guidance)
+    scores = RULES[guidance.rule](e, b, n, c, guidance)
     return Steered(scores.masked_fill(~keep, MASKED), keep, e, b, n, c)
 
 
@@ -127,6 +127,20 @@ def _steer(
     scores = e
     if b is not None:
         scores = scores + guidance.gamma * (e - b)
-    if n is not None:
-        scores = scores - guidance.eta * (n - (e if c is None else c))
-    return scores
+    return _away(scores, e, n, c, guidance.eta)
+
+
+def _contrastive(
+    e: Tensor, b: Tensor | None, n: Tensor | None, c: Tensor | None, guidance: Guidance
+) -> Tensor:
+    """s = E − γB − η(N − C): what the base likes too does not count for a token."""
+    return _away(e if b is None else e - guidance.gamma * b, e, n, c, guidance.eta)
+
+
+def _away(scores: Tensor, e: Tensor, n: Tensor | None, c: Tensor | None, eta: float) -> Tensor:
+    """Take η(N − C) away, C = E when there is no centre."""
+    return scores if n is None else scores - eta * (n - (e if c is None else c))
+
+
+Combine = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Guidance], Tensor]
+RULES: Mapping[Rule, Combine] = {"steer": _steer, "paper": _paper, "contrastive": _contrastive}

@@ -129,23 +129,25 @@ class Role:
                 for buffer in buffers:
                     buffer[index] = buffer[last]
 
-    def open(self, slot: int, ids: Ids) -> None:
-        """Start a row that goes on from a context that is here."""
-        context, length = self._contexts.index(ids), len(ids)
-        copied = length if length <= self._short else 0
-        row = _Row(slot, context, length - copied, copied)
-        if self._vacant:
-            place = self._vacant.pop(0)
-            self._rows[place] = row
-        else:
-            place = len(self._rows)
-            self._rows.append(row)
+    def open(self, wanted: Sequence[tuple[int, Ids]]) -> None:
+        """Start rows (slot, context), each going on from a context that is here."""
+        opened: dict[int, _Row] = {}
+        for slot, ids in wanted:
+            copied = len(ids) if len(ids) <= self._short else 0
+            row = _Row(slot, self._contexts.index(ids), len(ids) - copied, copied)
+            place = self._vacant.pop(0) if self._vacant else len(self._rows)
+            self._rows[place : place + 1] = [row]
+            opened[place] = row
+            self._latest = (ids,)
+        places = torch.tensor([*opened])
         for layer, pair in self._context_layers.items():
+            places = places.to(pair[0].device)
             for buffer, shared in zip(self._buffers(layer), pair, strict=True):
-                buffer[place, :, :copied] = shared[context, :, :copied]
                 # A NaN left behind by the last row would shine through any mask.
-                buffer[place, :, copied:] = 0
-        self._latest = (ids,)
+                buffer.index_fill_(0, places, 0)
+                for place, row in opened.items():
+                    if row.own:
+                        buffer[place, :, : row.own] = shared[row.context, :, : row.own]
 
     def close(self, slots: set[int]) -> None:
         """End the rows of these slots."""
@@ -155,6 +157,10 @@ class Role:
             if row.slot in slots and place not in self._vacant
         ]
         self._vacant.sort()
+
+    def clear(self) -> None:
+        """End all rows and drop all contexts; the buffers stay."""
+        self._rows, self._vacant, self._contexts, self._latest = [], [], [], ()
 
     def _settle(self) -> None:
         """Move the last rows to the places that are still vacant."""

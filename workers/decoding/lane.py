@@ -49,7 +49,7 @@ class Lane:
         record: how a step is recorded; None: every step is run as it is.
         hidden: what the logits are made of (d numbers) follows them in each row."""
         self._model = model
-        self._device = _input_device(model)
+        self._device = input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
         short = SHORT_CONTEXT.get(self._device.type, 0)
         grain = RECORDED if record else Grain()
@@ -74,9 +74,8 @@ class Lane:
             self._prefill(chunk)
         for name, role in self._roles.items():
             mine = [(slot, ids) for slot, of, ids in wanted if of == name]
-            for slot, ids in mine:
-                role.open(slot, ids)
             if mine:
+                role.open(mine)
                 last = torch.stack([self._last[name, ids] for _, ids in mine])
                 self._keep(name, torch.tensor([slot for slot, _ in mine]), last)
 
@@ -95,6 +94,12 @@ class Lane:
             [number for _, integers in parts.values() for number in integers],
             lambda integers: self._step(shapes, integers),
         )
+
+    def clear(self) -> None:
+        """End all rows and drop all contexts; buffers and recorded steps stay."""
+        self._last.clear()
+        for role in self._roles.values():
+            role.clear()
 
     def close(self, slots: set[int]) -> None:
         """End all rows of these slots."""
@@ -198,7 +203,8 @@ class _Stacked:
         return torch.cat(out)
 
 
-def _input_device(model: PreTrainedModel) -> torch.device:
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes its ids."""
     weight: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     return weight.device
 

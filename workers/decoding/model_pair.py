@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ class ModelPair:
     banned_ids     pad and bos (unless they end a row too): never drawn
     max_positions  how many tokens a context and its continuation may have together
     recorder       makes what records a forward's steps; None: steps are run as they are
+    idle           buffers and recorded steps that a run left to the next one of its size
     """
 
     expert: PreTrainedModel
@@ -44,6 +45,7 @@ class ModelPair:
     banned_ids: tuple[int, ...]
     max_positions: int
     recorder: Callable[[], Record] | None
+    idle: dict[tuple[int, int, bool], Any] = field(default_factory=dict)
 
     @classmethod
     def load(

@@ -1,4 +1,4 @@
-"""Drawing tokens from scores: temperature, top-k, top-p, min-p, then Gumbel noise.
+"""Drawing tokens from scores: temperature, top-k, top-p, min-p, typical, then Gumbel noise.
 
 The noise is a stateless hash of (seed, position, token): a row's draws do not depend on its
 neighbours, its slot, the batch or the device. argmax(score + Gumbel noise) is a draw from
@@ -7,6 +7,7 @@ softmax(score) (Gumbel 1954; "Gumbel-max trick").
 
 import torch
 from torch import Tensor
+from transformers import TypicalLogitsWarper
 
 from factory.guidance import Sampling
 
@@ -21,16 +22,16 @@ def draw(scores: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:
     if sampling.temperature == 0 or noise is None:
         return scores.argmax(dim=-1)
     logits = scores if sampling.temperature == 1 else scores / sampling.temperature
-    if sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0:
+    if sampling.filters:
         keep = _allowed(logits.masked_fill(scores <= MASKED, -torch.inf), sampling)
         logits = logits.masked_fill(~keep, -torch.inf)
     return (logits + noise).argmax(dim=-1)
 
 
 def _allowed(logits: Tensor, sampling: Sampling) -> Tensor:
-    """(B, V) logits (−inf: masked) to bool, after top-k, top-p and min-p in this order.
+    """(B, V) logits (−inf: masked) to bool, after top-k, top-p, min-p and typical in this order.
 
-    Equal tokens at an edge: the lower id first. The best token always stays.
+    Equal tokens at an edge: the lower id first (typical: all of them). One token always stays.
     """
     keep = logits > -torch.inf
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -43,6 +44,10 @@ def _allowed(logits: Tensor, sampling: Sampling) -> Tensor:
         # p ≥ min_p · max p, in logits: the best token passes top-k and top-p, so max p is its own
         best = logits.amax(dim=-1, keepdim=True)
         keep &= (logits - best).exp() >= sampling.min_p
+    if sampling.typical_p < 1:
+        left = logits.masked_fill(~keep, -torch.inf)
+        typical = TypicalLogitsWarper(mass=sampling.typical_p)
+        keep = typical(None, left) > -torch.inf
     return keep
 
 
@@ -51,11 +56,11 @@ class Noise:
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
-        self._tokens = _mix(_to_int32(tokens * 0x9E3779B9))
+        self.tokens = _mix(_to_int32(tokens * 0x9E3779B9))
 
     def gumbel(self, keys: Tensor) -> Tensor:
         """(B, 2) int32 keys from `noise_keys` to (B, V) float32 noise."""
-        bits = _mix(_mix(self._tokens ^ keys[:, :1]).add_(keys[:, 1:]))
+        bits = _mix(_mix(self.tokens ^ keys[:, :1]).add_(keys[:, 1:]))
         return _gumbel(bits)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from factory import log, reviews
+from factory import log, pushes
 from factory.db import Database
 from factory.errors import Invalid
 from factory.settings import Settings
@@ -49,7 +49,7 @@ def find_project(database: Database, client: Client, dataset_id: uuid.UUID) -> J
     project = client.project(known)
     if project is not None and _is_of(client, project, dataset_id):
         return project
-    waiting = database.retrying(partial(reviews.release, dataset_id=dataset_id, project_id=known))
+    waiting = database.retrying(partial(pushes.release, dataset_id=dataset_id, project_id=known))
     logger.warning("labelstudio.project_gone", project=known, waiting=waiting)
     return None
 

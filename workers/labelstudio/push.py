@@ -14,7 +14,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
-from factory import log, reviews
+from factory import log, pushes
 from factory.db import Database
 from factory.errors import Unavailable
 from factory.settings import Settings
@@ -59,19 +59,19 @@ def push_dataset(
 def _note(
     session: Session, dataset_id: uuid.UUID, project_id: int, tasks: Mapping[uuid.UUID, int]
 ) -> None:
-    if not reviews.is_project(session, dataset_id, project_id):
+    if not pushes.is_project(session, dataset_id, project_id):
         raise Unavailable(f"The Label Studio project {project_id} was given up meanwhile.")
-    reviews.mark_pushed(session, project_id, tasks)
+    pushes.mark_pushed(session, project_id, tasks)
 
 
 def _take(database: Database, settings: Settings, dataset_id: uuid.UUID) -> list[Outgoing]:
     """The next chunk, marked as tried before anything is sent."""
 
     def take(session: Session) -> list[Outgoing]:
-        rows = reviews.waiting(session, dataset_id, CHUNK)
+        rows = pushes.waiting(session, dataset_id, CHUNK)
         tried = {sample.id: push.tried for push, sample in rows}
         tasks = _tasks(session, settings, [sample.id for _, sample in rows])
-        reviews.mark_tried(session, list(tried))
+        pushes.mark_tried(session, list(tried))
         return [Outgoing(id_, tried[id_], task) for id_, task in tasks.items()]
 
     return database.retrying(take)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from factory import log, reviews
+from factory import log, pushes, reviews
 from factory.db import Database
 from factory.reviews import Known
 from factory.settings import Settings
@@ -117,7 +117,11 @@ def _fold_doubles(
             _drop(at_work, double)
         elif not first.annotations:
             mine = known[first.id]
-            at_work.database.retrying(partial(reviews.move_task, mine=mine, task_id=double.id))
+            at_work.database.retrying(
+                partial(
+                    pushes.move_task, sample_id=mine.sample_id, task_id=first.id, to_task=double.id
+                )
+            )
             refresh(at_work.database, at_work.client, at_work.project_id, [double.id])
             _drop(at_work, first)
             ours[str(mine.sample_id)] = double

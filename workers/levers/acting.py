@@ -107,13 +107,18 @@ class Bench:
     embedder: Callable[[], Embedder]
 
     def ready(
-        self, dataset_id: uuid.UUID, spec: GenerateSpec, pair: LoadedPair, *, starting: bool
+        self,
+        dataset_id: uuid.UUID,
+        spec: GenerateSpec,
+        pair: LoadedPair,
+        *,
+        job_id: uuid.UUID | None = None,
+        starting: bool = False,
     ) -> Acting:
-        """The levers of a job's guided rows. starting: the job starts, so that any new verdict
-        counts. Raises FactoryError."""
+        """The levers of the guided rows of a job, or of a preview. starting: the job starts, so
+        that any new verdict counts. Raises FactoryError."""
         feedback = spec.feedback or Feedback()
-        run = _Run(self, dataset_id, spec, pair, feedback, starting)
-        return run.acting()
+        return _Run(self, dataset_id, spec, pair, feedback, job_id, starting).acting()
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Unit vectors. The number of threads stays as it is: it decides the last bits of what
@@ -134,6 +139,7 @@ class _Run:
     spec: GenerateSpec
     pair: LoadedPair
     feedback: Feedback
+    job_id: uuid.UUID | None
     starting: bool
     _verdicts: list[Verdict] = field(default_factory=list)
 
@@ -174,7 +180,7 @@ class _Run:
         keywords = self._keywords() if lever.keywords else []
         keeper = Gatekeeper(lever, keywords)
         if lever.copies is not None or lever.nearness is not None:
-            for stored in self._do(levers.texts, lever.against):
+            for stored in self._do(levers.texts, lever.against, self.job_id):
                 keeper.add(stored.origin, stored.text, stored.embedding)
         rules = lever.model_dump(mode="json", exclude={"keywords"})
         rules["keywords"] = [vars(keyword) for keyword in keywords]

@@ -14,6 +14,7 @@ import numpy as np
 from factory.metrics import MetricName
 from workers.metrics import copies, likeness, variety
 from workers.metrics.measure import Array, Measure
+from workers.metrics.utility import utility
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,23 @@ class Row:
     vector: Sequence[float]
     state: str = "accepted"
     audit: bool = False
+    label: str | None = None
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts and their embeddings, (N, D) of unit length."""
+    """Texts, their embeddings, (N, D) of unit length, and their labels."""
 
     texts: tuple[str, ...]
     vectors: Array
+    labels: tuple[str | None, ...]
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def part(self, start: int, stop: int) -> "Texts":
         """Those from `start` up to `stop`."""
-        return Texts(self.texts[start:stop], self.vectors[start:stop])
+        return Texts(self.texts[start:stop], self.vectors[start:stop], self.labels[start:stop])
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ def _texts(rows: Sequence[Row], seed: int) -> Texts:
     """Rows in random order, so that the first of them are a fair choice."""
     order = np.random.default_rng(seed).permutation(len(rows))
     vectors = np.array([rows[i].vector for i in order], dtype=np.float64)
-    return Texts(tuple(rows[i].text for i in order), vectors)
+    texts, labels = (tuple(getattr(rows[i], of) for i in order) for of in ("text", "label"))
+    return Texts(texts, vectors, labels)
 
 
 def _halves(texts: Texts) -> tuple[Texts, Texts]:
@@ -142,11 +146,18 @@ def _by_texts(measure: Callable[..., Measure]) -> Callable[[Compared], Measure]:
     )
 
 
+def _utility(sets: Compared) -> Measure:
+    """As many train as real ones would; all of the real half is tested on."""
+    train, test = sets.peers[0], sets.against[1]
+    return utility(train.vectors, train.labels, test.vectors, test.labels, sets.seed)
+
+
 OF_ROWS = ("yield", "acceptance_guided", "acceptance_audit")
 MEASURES: Mapping[MetricName, Callable[[Compared], Measure]] = {
     "yield": _yield,
     "acceptance_guided": _acceptance("acceptance_guided", audit=False),
     "acceptance_audit": _acceptance("acceptance_audit", audit=True),
+    "utility": _utility,
     "distinct_1": _distinct(1),
     "distinct_2": _distinct(2),
     "distinct_3": _distinct(3),

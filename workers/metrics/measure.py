@@ -50,9 +50,13 @@ def bootstrap(statistic: Callable[..., float], *groups: Array, seed: int) -> Int
 
 
 def half_samples(
-    statistic: Callable[..., float], *groups: Array, seed: int, times: int
+    statistic: Callable[..., float],
+    *groups: NDArray[np.generic],
+    seed: int,
+    times: int,
+    least: float = 0.0,
 ) -> Interval:
-    """The interval of a share from the spread of its values on random halves of each group.
+    """The interval of a value from `least` to 1, by its spread on random halves of each group.
 
     The delete-half jackknife (Shao & Wu 1989, Annals of Statistics 17): the spread between
     halves is the standard error of the whole, and no row is ever drawn twice.
@@ -63,4 +67,4 @@ def half_samples(
         for _ in range(times)
     ]
     whole, half = statistic(*groups), Z * float(np.std(values, ddof=1))
-    return max(0.0, whole - half), min(1.0, whole + half)
+    return max(least, whole - half), min(1.0, whole + half)

@@ -1,6 +1,6 @@
-"""The demo's base: a small Llama pretrained on lists of sentences that share a topic."""
+"""A small base: a Llama pretrained on lists of samples that share a topic, the demo's or others."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -19,6 +19,25 @@ from workers.training.tokenizer import word_tokenizer
 
 
 @dataclass(frozen=True)
+class Corpus:
+    """What a base is pretrained on.
+
+    name        says which documents these are: another name is another recipe
+    prompt      what stands before each text of a document
+    vocabulary  every word and mark of texts and prompt
+    document    draws the texts of one document
+    """
+
+    name: str
+    prompt: str
+    vocabulary: Sequence[str]
+    document: Callable[[Random], Sequence[str]]
+
+
+DEMO = Corpus("demo-1", PROMPT, vocabulary(), document)
+
+
+@dataclass(frozen=True)
 class BaseConfig:
     """Size and training of the base. The defaults take some 75 s of one CPU thread."""
 
@@ -33,22 +52,24 @@ class BaseConfig:
     learning_rate: float = 5e-3
 
 
-def train_base(config: BaseConfig, out: Path, on_progress: Progress | None = None) -> Trained:
-    """Pretrain a base on the demo's documents and save it with its tokenizer in `out`.
+def train_base(
+    config: BaseConfig, out: Path, on_progress: Progress | None = None, corpus: Corpus = DEMO
+) -> Trained:
+    """Pretrain a base on a corpus and save it with its tokenizer in `out`.
 
     Returns at once when `out` holds the same recipe's result. One seed, one model: the same
     software and number of threads give the same weights.
     """
-    plan = {"kind": "base", "layout": layout.NAME, "corpus": 1, **asdict(config)}
+    plan = {"kind": "base", "layout": layout.NAME, "corpus": corpus.name, **asdict(config)}
     found = recipe.finished(out, plan)
     if found is not None:
         return found
-    tokenizer = word_tokenizer(vocabulary(), config.context)
+    tokenizer = word_tokenizer(corpus.vocabulary, config.context)
     with seeded(config.seed):
         model = _new_model(config, tokenizer)
         loss = fit(
             model,
-            _batches(config, Layout(tokenizer, PROMPT)),
+            _batches(config, corpus, Layout(tokenizer, corpus.prompt)),
             steps=config.steps,
             optimizer=torch.optim.AdamW(
                 model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98)
@@ -82,15 +103,15 @@ def _new_model(config: BaseConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaF
     )
 
 
-def _batches(config: BaseConfig, lists: Layout) -> Iterator[Batch]:
+def _batches(config: BaseConfig, corpus: Corpus, lists: Layout) -> Iterator[Batch]:
     """`steps` batches of packed documents, (batch, context) each."""
-    stream = _stream(Random(config.seed), lists)
+    stream = _stream(Random(config.seed), corpus, lists)
     for _ in range(config.steps):
         ids = torch.tensor([next(stream) for _ in range(config.batch * config.context)])
         ids = ids.view(config.batch, config.context)
         yield Batch(ids, torch.ones_like(ids), ids)
 
 
-def _stream(rng: Random, lists: Layout) -> Iterator[int]:
+def _stream(rng: Random, corpus: Corpus, lists: Layout) -> Iterator[int]:
     while True:
-        yield from lists.list_ids(document(rng))
+        yield from lists.list_ids(corpus.document(rng))

@@ -87,7 +87,7 @@ def train_expert(
         lists = _Lists(
             Layout(tokenizer, prompt), config, _context(model, config), _padding(tokenizer), device
         )
-        kept, heldout = _split(texts, config)
+        kept, unseen = _split(texts, config)
         loss = fit(
             model,
             lists.batches(kept, neighbours(kept, config.longest_list - 1)),
@@ -96,7 +96,7 @@ def train_expert(
             schedule=flat_then_linear(config.steps),
             on_progress=on_progress,
         )
-        measured = lists.loss_on(model, heldout)
+        measured = lists.loss_on(model, unseen)
     with recipe.publishing(out) as draft:
         model.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
@@ -209,9 +209,14 @@ def _padding(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
 
 
+def heldout(count: int, config: ExpertConfig) -> set[int]:
+    """Which of so many samples are kept out of training, by their place."""
+    return set(Random(config.seed).sample(range(count), int(count * config.heldout)))
+
+
 def _split(texts: Sequence[str], config: ExpertConfig) -> tuple[list[str], list[str]]:
     """Samples to train on, and those kept out; both in the order given."""
-    out = set(Random(config.seed).sample(range(len(texts)), int(len(texts) * config.heldout)))
+    out = heldout(len(texts), config)
     return (
         [text for i, text in enumerate(texts) if i not in out],
         [text for i, text in enumerate(texts) if i in out],

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from factory import datasets, jobs, levers, negatives, outbox, reviews, samples, tables
 from factory.errors import Conflict, FieldError, Invalid
 from factory.feedback import Feedback
-from factory.spec import Name, SampleState
+from factory.spec import Defaults, Name, SampleState
 from factory.web import shapes, show
 from factory.web.api.blueprint import PREFIX, blueprint
 from factory.web.paging import PageQuery, page
@@ -141,6 +141,17 @@ def list_samples(name: str, query: SampleQuery) -> dict[str, Any]:
             query.limit,
             lambda row: show.sample(row, name),
         )
+
+
+@routes.put("/datasets/<name>/defaults")
+@routes.input(Defaults, arg_name="defaults")
+@routes.output(shapes.Dataset)
+def set_defaults(name: str, defaults: Defaults) -> dict[str, Any]:
+    """Set what the dataset's generate jobs take where they leave something out; `{}` gives none."""
+    with current().db.transaction() as session:
+        dataset = datasets.get(session, name)
+        datasets.set_defaults(dataset, defaults)
+        return _shown(session, dataset)
 
 
 @routes.get("/datasets/<name>/metrics")

@@ -8,10 +8,19 @@ from flask import request
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, models, tables
+from factory import datasets, experiments, jobs, models, tables
 from factory.errors import Conflict, FieldError, Invalid, NotFound
 from factory.settings import Settings
-from factory.spec import DEMO_BASE, AnySpec, EvaluateSpec, GenerateSpec, JobSpec, Name
+from factory.spec import (
+    DEMO_BASE,
+    AnySpec,
+    EvaluateSpec,
+    GenerateSpec,
+    JobSpec,
+    Name,
+    SweepSpec,
+    TrainSpec,
+)
 from factory.web import inputs, shapes, show
 from factory.web.api.blueprint import PREFIX, blueprint
 from factory.web.api.requests import ACCEPTED, answered
@@ -38,6 +47,14 @@ class PreviewSpec(GenerateSpec):
     """A generate job of which a few samples are made and none is stored."""
 
     count: int = Field(4, ge=1, description=f"At most {PREVIEW_COUNT} are made")
+
+
+class UsePoint(BaseModel):
+    """Settings of a sweep."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    position: int | None = Field(None, ge=0, le=100_000, description="Default: the recommended")
 
 
 class SubmitHeaders(BaseModel):
@@ -72,9 +89,7 @@ def submit_job(headers: SubmitHeaders, new: NewJob) -> tuple[Any, int, dict[str,
         job, is_new = (jobs.submitted(session, body, key) if key else None), False
         if job is None:
             dataset, model = _parts(session, state.settings, new.root)
-            job, is_new = jobs.submit(
-                session, new.root, dataset, model, request=body, idempotency_key=key
-            )
+            job, is_new = submitted(session, new.root, dataset, model, body, key)
         location = {"Location": f"{PREFIX}/jobs/{job.id}"}
         return shown(session, job), 201 if is_new else 200, location
 
@@ -88,8 +103,9 @@ def preview_job(spec: PreviewSpec) -> Any:
     state = current()
     with state.db.transaction() as session:
         dataset, _ = _parts(session, state.settings, spec)
-    few = {"count": min(spec.count, PREVIEW_COUNT), "prompt": spec.prompt or dataset.prompt}
-    return answered("preview", {"spec": spec.model_copy(update=few).model_dump(mode="json")})
+        whole = experiments.filled(dataset, spec)
+    few = {"count": min(whole.count, PREVIEW_COUNT), "prompt": whole.prompt or dataset.prompt}
+    return answered("preview", {"spec": whole.model_copy(update=few).model_dump(mode="json")})
 
 
 @routes.get("/jobs")
@@ -161,6 +177,32 @@ def push_job(job_id: uuid.UUID) -> dict[str, Any]:
         return {"owed": jobs.push(session, job_id)}
 
 
+@routes.post("/jobs/<uuid:job_id>/use")
+@routes.input(UsePoint, arg_name="point")
+@routes.output(shapes.Dataset)
+@routes.doc(responses=[409])
+def use_settings(job_id: uuid.UUID, point: UsePoint) -> dict[str, Any]:
+    """Make settings that a sweep tried the dataset's defaults."""
+    with current().db.transaction() as session:
+        dataset = experiments.use(session, job_id, point.position)
+        return show.dataset(dataset, datasets.counts(session, dataset))
+
+
+def submitted(
+    session: Session,
+    spec: AnySpec,
+    dataset: tables.Dataset,
+    model: tables.ModelPair | None,
+    body: Any,
+    key: str | None,
+) -> tuple[tables.Job, bool]:
+    """The job of a spec, filled with the dataset's defaults; and whether it is new."""
+    if isinstance(spec, SweepSpec) and model is not None:
+        return experiments.submit(session, spec, dataset, model, request=body, idempotency_key=key)
+    whole = experiments.filled(dataset, spec) if isinstance(spec, GenerateSpec) else spec
+    return jobs.submit(session, whole, dataset, model, request=body, idempotency_key=key)
+
+
 def shown(session: Session, job: tables.Job) -> dict[str, Any]:
     """A job with its progress, as the API shows it."""
     return show.job(job, jobs.progress(session, job))
@@ -175,6 +217,8 @@ def _parts(
         check_evaluated(session, spec, dataset)
         return dataset, None
     if isinstance(spec, GenerateSpec):
+        check_label(spec, dataset)
+    if not isinstance(spec, TrainSpec):
         return dataset, _named("model", lambda: models.get(session, spec.model))
     if models.exists(session, spec.model) or jobs.is_training(session, spec.model):
         raise Conflict(f"There is a model pair named '{spec.model}' already, or one in training.")
@@ -191,6 +235,13 @@ def check_evaluated(session: Session, spec: EvaluateSpec, dataset: tables.Datase
     if job.kind != "generate" or job.dataset_id != dataset.id:
         reason = f"Job {job.id} makes no samples of dataset '{dataset.name}'."
         raise Invalid(reason, [FieldError("job", reason)])
+
+
+def check_label(spec: GenerateSpec, dataset: tables.Dataset) -> None:
+    """Raise Invalid when the samples would carry a label that the dataset does not know."""
+    if spec.label is not None and dataset.labels and spec.label not in dataset.labels:
+        reason = f"Dataset '{dataset.name}' has no label '{spec.label}'."
+        raise Invalid(reason, [FieldError("label", reason)])
 
 
 def _dataset(session: Session, name: str) -> tables.Dataset:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from factory import reviews, samples, tables
+from factory import pushes, reviews, samples, tables
 from factory.web import shapes, show
 from factory.web.api.blueprint import blueprint
 from factory.web.api.requests import ACCEPTED, answered
@@ -29,7 +29,7 @@ def get_sample(sample_id: uuid.UUID) -> dict[str, Any]:
     """Show a sample with its reviews."""
     with current().db.transaction() as session:
         row = samples.get(session, sample_id)
-        push = reviews.push_of(session, sample_id)
+        push = pushes.of_sample(session, sample_id)
         return show.sample(row, _dataset_name(session, row)) | {
             "reviews": [show.review(review) for review in reviews.of_sample(session, sample_id)],
             "task": push.task_id if push else None,

@@ -8,6 +8,7 @@ from flask import Flask
 
 import factory.web.pages.dataset
 import factory.web.pages.evaluation
+import factory.web.pages.experiment
 import factory.web.pages.job
 import factory.web.pages.job_form
 import factory.web.pages.login

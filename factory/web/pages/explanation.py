@@ -42,7 +42,7 @@ def explained(tokens: Sequence[Mapping[str, Any]], guidance: Mapping[str, Any]) 
     """Tokens of an explanation with their bars, all to one scale.
 
     γ adds γ(E − B); η adds −η(N − C) with C = E where there is no centre, and −ηN with rule
-    "paper" (drawn against the expert too, so that both rules can be compared).
+    "paper" (drawn against the expert too, so that the rules can be compared).
     """
     effects = [_effects(token, guidance) for token in tokens]
     most = max((abs(e) for pair in effects for e in pair if e is not None), default=0.0)

@@ -20,6 +20,7 @@ NAVIGATION = (
     ("jobs", "pages.jobs_list", "Jobs"),
     ("samples", "pages.samples_list", "Samples"),
     ("review", "pages.review", "Review"),
+    ("experiments", "pages.experiments_list", "Experiments"),
     ("models", "pages.models_list", "Models"),
     ("settings", "pages.settings", "Settings"),
 )
@@ -31,6 +32,7 @@ SECTIONS = {  # module of a view → its place in the navigation
     "job_form": "jobs",
     "sample": "samples",
     "review": "review",
+    "experiment": "experiments",
     "model": "models",
     "settings": "settings",
 }

@@ -105,6 +105,8 @@ def job(job_id: uuid.UUID) -> ResponseReturnValue:
     """One job: its progress live, its samples as they come, its settings."""
     with current().db.transaction() as session:
         live = _live(session, job_id)
+        if live.job.kind == "sweep":
+            return redirect(url_for("pages.experiment", job_id=job_id), 303)
         return page(
             session,
             "jobs/show.html",

@@ -12,6 +12,7 @@ from factory import datasets, jobs, models
 from factory.errors import Conflict, FieldError, Invalid, NotFound
 from factory.spec import GenerateSpec
 from factory.tables import Job
+from factory.web.api.jobs import check_label
 from factory.web.pages import copies, forms
 from factory.web.pages.forms import Form
 from factory.web.pages.frame import page, pages
@@ -20,11 +21,12 @@ from factory.web.state import current
 SOURCES = ("rejected", "synthetic", "real")
 CHECKS = ("negatives.center", "review.push", "trace")
 FIELDS = (
-    *("dataset", "model", "count", "seed", "prompt", "audit", "shard_size", "preset"),
+    *("dataset", "model", "count", "seed", "prompt", "label", "audit", "shard_size", "preset"),
     *(f"guidance.{name}" for name in ("rule", "gamma", "eta", "alpha", "nucleus")),
     *(f"negatives.{name}" for name in ("count", "strategy", "group")),
     *(f"negatives.sources.{name}" for name in SOURCES),
-    *(f"sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "max_new_tokens")),
+    *(f"sampling.{name}" for name in ("temperature", "top_k", "top_p", "min_p", "typical_p")),
+    "sampling.max_new_tokens",
     "sampling.stop",
     "review.fraction",
     *CHECKS,
@@ -65,6 +67,8 @@ def _first_form(session: Session) -> Form:
     chosen = request.args.get("dataset") or _first(datasets.list_all(session))
     model = request.args.get("model") or _first(models.list_all(session))
     blank = GenerateSpec(kind="generate", dataset="x", model="x", count=COUNT)
+    if chosen:
+        blank = datasets.defaults(datasets.get(session, chosen)).fill(blank)
     values = _values(blank.model_dump(mode="json"))
     values |= {"dataset": chosen, "model": model, "seed": "", "once": str(uuid.uuid4())}
     return Form(values)
@@ -130,12 +134,15 @@ def _submit(session: Session, form: Form, spec: GenerateSpec) -> Job | None:
     try:
         dataset = datasets.get(session, spec.dataset)
         model = models.get(session, spec.model)
+        check_label(spec, dataset)
         key = _once(form)
         job, _ = jobs.submit(
             session, spec, dataset, model, request=_body(form), idempotency_key=key
         )
     except NotFound as error:
         form.refuse(error, "model" if "model" in error.detail else "dataset")
+    except Invalid as error:
+        form.refuse(error)
     except Conflict:
         form.values["once"] = str(uuid.uuid4())
         form.errors[""] = (

@@ -9,7 +9,7 @@ from flask import redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, requests, reviews, samples
+from factory import datasets, jobs, pushes, requests, reviews, samples
 from factory.errors import Conflict, NotFound
 from factory.tables import Dataset, Job, Request, Sample
 from factory.web import paging
@@ -69,7 +69,7 @@ def sample(sample_id: uuid.UUID) -> ResponseReturnValue:
     settings = current().settings
     with current().db.transaction() as session:
         found = samples.get(session, sample_id)
-        push = reviews.push_of(session, sample_id)
+        push = pushes.of_sample(session, sample_id)
         asked = request.args.get("asked", type=uuid.UUID)
         return page(
             session,

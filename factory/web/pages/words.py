@@ -139,6 +139,12 @@ def job_settings(job: Job) -> str:
         return f"{spec['method']} · {spec['steps']} steps · seed {spec['seed']}"
     if job.kind == "evaluate":
         return f"{job.count} measures · at most {number(spec['limit'])} samples"
+    if job.kind == "probe":
+        return f"at most {number(spec['limit'])} real samples"
+    if job.kind == "sweep":
+        tried = len((job.result or {}).get("points", ()))
+        each = f"{spec['count']} samples each"
+        return f"{spec['method']} · {tried} settings · {each} · seed {spec['seed']}"
     guidance = spec["guidance"]
     levers = " ".join(
         f"{symbol} {lever(guidance[name])}"
@@ -155,6 +161,10 @@ def job_title(job: Job) -> str:
     if job.kind == "evaluate":
         of = f", job {short(spec['job'])}" if spec["job"] else ""
         return f"Evaluate {spec['dataset']}{of}"
+    if job.kind == "probe":
+        return f"Probe {spec['model']} on {spec['dataset']}"
+    if job.kind == "sweep":
+        return f"Settings for {spec['dataset']} with {spec['model']}"
     return f"{spec['dataset']} · {number(job.count)} samples"
 
 

@@ -101,7 +101,7 @@ def test_one_key_from_many_threads_makes_one_job(app: APIFlask, api: Any, db: Da
         ({"guidance": {"gama": 0}}, "guidance.gama"),
         ({"sampling": {"stop": [""]}}, "sampling.stop.0"),
         ({"preset": "paper", "guidance": None}, "guidance"),
-        ({"kind": "sweep"}, ""),
+        ({"kind": "dream"}, ""),
     ],
 )
 def test_a_bad_spec_names_its_field(api: Any, change: dict[str, Any], field: str) -> None:

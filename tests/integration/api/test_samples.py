@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from apiflask import APIFlask
 
-from factory import errors, requests, reviews, samples
+from factory import errors, pushes, requests, samples
 from factory.db import Database
 from factory.settings import Settings
 from factory.web import create_app
@@ -21,7 +21,7 @@ REPLAY = {"identical": True, "text": "text 1", "expected": "text 1", "first_diff
 
 def test_a_sample_is_shown_with_its_task(api: Any, known: Any, db: Database) -> None:
     with db.transaction() as session:
-        reviews.mark_pushed(session, 1, {known.samples[1]: 42})
+        pushes.mark_pushed(session, 1, {known.samples[1]: 42})
     shown = api.get(f"/samples/{known.samples[1]}").get_json()
     assert shown.items() >= {
         "dataset": "known", "origin": "synthetic", "state": "in_review", "text": "text 1",

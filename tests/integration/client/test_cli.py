@@ -182,7 +182,8 @@ def test_a_replay_that_differs_is_1(
 ) -> None:
     worker.make(document(capsys, 0, *submit)["id"], ["x", "y", "z"])
     sample_id = next(client.samples(name))["id"]
-    difference = None if identical else {"position": 0, "expected": "z", "made": "q"}
+    scores = {"expected_score": None, "made_score": -1.25}
+    difference = None if identical else {"position": 0, "expected": "z", "made": "q", **scores}
     result = {
         "identical": identical,
         "text": "q",
@@ -192,6 +193,8 @@ def test_a_replay_that_differs_is_1(
     with worker.answering(result):
         assert document(capsys, code, "sample", "replay", sample_id) == result
         assert run(["sample", "replay", sample_id]) == code
+        parted = "At token 0: 'z' (not plausible) was stored, 'q' (score -1.250) was made."
+        assert (parted in capsys.readouterr().out) == (not identical)
 
 
 def test_tables_of_every_list(

@@ -90,12 +90,12 @@ def test_a_child_that_keeps_dying_is_restarted_ever_more_slowly(listener, childr
     children.spawn(child("hopeless", "raise SystemExit(3)"))
     died = lambda: [e for e in listener.events if e.state == "died"]  # noqa: E731
     assert process.until(lambda: len(died()) >= 3, 20)
-    assert [e.detail.rsplit(" in ", 1)[1] for e in died()[:3]] == ["0.5 s", "1 s", "2 s"]
+    assert [e.detail.rsplit(" in ", 1)[1] for e in died()[:3]] == ["0 s", "0.5 s", "1 s"]
     assert "exit code 3" in died()[0].detail
 
 
 def test_backoff_grows_to_half_a_minute():
-    assert [supervisor.backoff(n) for n in (1, 2, 3, 7, 100)] == [0.5, 1, 2, 30, 30]
+    assert [supervisor.backoff(n) for n in (1, 2, 3, 4, 8, 100)] == [0, 0.5, 1, 2, 30, 30]
 
 
 def test_a_child_that_dies_while_starting_is_an_error_with_its_last_words(children):

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from factory import invariants, jobs, requests, reviews, shards
+from factory import invariants, jobs, pushes, requests, reviews, shards
 from factory.db import Database
 from factory.invariants import Task, Violation
 from factory.reviews import Verdict
@@ -35,7 +35,7 @@ def world(database: Database) -> World:
     reviewed = world.generated(["a b", "c d", "e f", "g h", "   "], push=True)
     with database.transaction() as session:
         tasks = {sample.id: number for number, sample in enumerate(reviewed[:4], 1)}
-        reviews.mark_pushed(session, 5, tasks)
+        pushes.mark_pushed(session, 5, tasks)
         reviews.apply(session, reviewed[0].id, verdict(1, "accept"))
         reviews.apply(session, reviewed[1].id, verdict(2, "reject"))
         reviews.apply(session, reviewed[2].id, verdict(3, "fix", "E f."))

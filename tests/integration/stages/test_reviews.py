@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from factory import outbox, reviews
+from factory import outbox, pushes, reviews
 from factory.db import Database
 from factory.reviews import Verdict
 from factory.tables import Outbox, Push, Sample, WebhookEvent
@@ -211,17 +211,17 @@ def test_whatever_order_events_come_in_the_end_is_the_latest_live_verdict(
 def test_pushes_wait_until_they_have_a_task(world: World) -> None:
     rows = world.generated(["one", "two", "three"], push=True)
     with world.database.transaction() as session:
-        waiting = reviews.waiting(session, world.dataset.id, 2)
+        waiting = pushes.waiting(session, world.dataset.id, 2)
         assert [sample.id for _, sample in waiting] == [rows[0].id, rows[1].id]
-        reviews.mark_tried(session, [rows[0].id])
-        reviews.mark_pushed(session, 7, {rows[0].id: 70})
-        reviews.note_push_error(session, world.dataset.id, "no answer")
+        pushes.mark_tried(session, [rows[0].id])
+        pushes.mark_pushed(session, 7, {rows[0].id: 70})
+        pushes.note_error(session, world.dataset.id, "no answer")
     with world.database.transaction() as session:
         ours = reviews.known(session, 7)
         assert {task_id: task.sample_id for task_id, task in ours.items()} == {70: rows[0].id}
         assert reviews.known(session, 7, [71]) == reviews.known(session, 8) == {}
         pushed, other = (session.get_one(Push, row.id) for row in rows[:2])
-        left = reviews.waiting(session, world.dataset.id, 9)
+        left = pushes.waiting(session, world.dataset.id, 9)
     assert (pushed.tried, pushed.task_id, pushed.error) == (True, 70, None)
     assert pushed.pushed_at is not None
     assert (other.tried, other.error) == (False, "no answer")
@@ -234,7 +234,7 @@ def test_a_push_that_is_told_late_does_not_undo_a_verdict(world: World) -> None:
     (row,) = world.generated(["one"], push=True)
     apply(world, row, verdict("reject"))
     with world.database.transaction() as session:
-        reviews.mark_pushed(session, 9, {row.id: 70})
+        pushes.mark_pushed(session, 9, {row.id: 70})
     assert state(world, row) == "rejected"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from factory import invariants, outbox, reviews
+from factory import invariants, outbox, pushes, reviews
 from factory.reviews import Known, Verdict
 from factory.tables import Dataset, Push, Sample
 
@@ -37,7 +37,7 @@ def pushed(world: World, *texts: str) -> list[Sample]:
     rows = world.generated(list(texts), push=True)
     with world.database.transaction() as session:
         session.get_one(Dataset, world.dataset.id).label_studio_project = project(world)
-        reviews.mark_pushed(session, project(world), {row.id: next(_ids) for row in rows})
+        pushes.mark_pushed(session, project(world), {row.id: next(_ids) for row in rows})
     return rows
 
 
@@ -110,7 +110,7 @@ def test_a_fetch_of_a_task_that_was_replaced_changes_nothing(world: World) -> No
     (row,) = pushed(world, "one")
     mine = known(world, row)
     with world.database.transaction() as session:
-        reviews.move_task(session, mine, next(_ids))
+        pushes.move_task(session, row.id, mine.task_id, next(_ids))
     assert not settle(world, mine, [verdict("reject", 1, next(_ids))], at(1))
     assert not settle(world, mine, [], None)
     assert known(world, row).gone is None
@@ -123,15 +123,15 @@ def test_without_its_project_unreviewed_samples_wait_again_and_reviews_stay(worl
     settle(world, known(world, gone), [], None)
     with world.database.transaction() as session:
         outbox.settle(session, outbox.PUSH, world.dataset.id)
-        assert reviews.release(session, world.dataset.id, project(world)) == 1
-        assert reviews.release(session, world.dataset.id, project(world)) == 0
+        assert pushes.release(session, world.dataset.id, project(world)) == 1
+        assert pushes.release(session, world.dataset.id, project(world)) == 0
     assert [state(world, row) for row in (reviewed, unreviewed, gone)] == [
         "rejected",
         "generated",
         "in_review",
     ]
     with world.database.transaction() as session:
-        waiting = reviews.waiting(session, world.dataset.id, 9)
+        waiting = pushes.waiting(session, world.dataset.id, 9)
         assert [sample.id for _, sample in waiting] == [unreviewed.id]
         assert outbox.version(session, outbox.PUSH, world.dataset.id) is not None
         assert reviews.known(session, project(world)) == {}
@@ -148,9 +148,9 @@ def test_another_label_studio_may_give_the_same_numbers(world: World) -> None:
     with world.database.transaction() as session:
         task = session.get_one(Push, first.id).task_id
         assert task is not None
-        reviews.release(session, world.dataset.id, project(world))
+        pushes.release(session, world.dataset.id, project(world))
         session.get_one(Dataset, world.dataset.id).label_studio_project = project(world)
-        reviews.mark_pushed(session, project(world), {second.id: task})
+        pushes.mark_pushed(session, project(world), {second.id: task})
     settle(world, known(world, second), [verdict("accept", 2, number)], at(2))
     assert (state(world, first), state(world, second)) == ("rejected", "accepted")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from factory import jobs, outbox, samples, shards
 from factory.db import Database
@@ -112,6 +112,60 @@ def test_a_lease_that_is_renewed_does_not_run_out(world: World) -> None:
         assert shards.renew(session, lease, 60) == "running"
     assert lease.job_id not in reap(world.database)
     assert shard(world, lease.shard_id).state == "leased"
+
+
+def test_a_lease_that_an_outage_took_is_no_crash(world: World) -> None:
+    shard_id = world.shards_of(world.submit(2, 2))[0]
+    for _ in range(ATTEMPTS + 1):
+        lease = world.lease(shard_id, "cut off")
+        world.expire(lease)
+        reap(world.database)
+        for _ in range(2):  # the first answer was lost
+            with world.database.transaction() as session:
+                shards.note_cut_off(session, lease)
+        assert shard(world, shard_id).crashes == 0
+    assert shard(world, shard_id).state == "pending"
+
+
+def test_only_a_lease_that_was_reaped_is_counted_off(world: World) -> None:
+    shard_id = world.shards_of(world.submit(2, 2))[0]
+    lease = world.lease(shard_id)
+    crash(world, lease)
+    with world.database.transaction() as session:
+        shards.note_cut_off(session, lease)
+    assert shard(world, shard_id).crashes == 1
+
+
+def test_what_a_worker_held_that_is_known_to_be_dead_is_free_at_once(world: World) -> None:
+    dead, other = (
+        world.lease(id_, name)
+        for id_, name in zip(world.shards_of(world.submit(4, 2)), ("dead", "alive"), strict=True)
+    )
+    with world.database.transaction() as session:
+        assert list(shards.free(session, ["dead"], ATTEMPTS)) == [dead.job_id]
+    freed, held = shard(world, dead.shard_id), shard(world, other.shard_id)
+    assert (freed.state, freed.crashes) == ("pending", 1)
+    assert freed.error == "Worker dead ended before it was done."
+    assert held.state == "leased"
+
+
+def test_a_shard_that_was_begun_goes_before_new_ones(world: World) -> None:
+    with world.database.transaction() as session:
+        session.execute(delete(Outbox))  # of other tests
+    job = world.submit(6, 2)
+
+    def begun() -> uuid.UUID | None:
+        with world.database.transaction() as session:
+            return shards.begun(session, outbox.RUN_SHARD)
+
+    lease = world.lease(world.shards_of(job)[1])
+    assert begun() is None
+    with world.database.transaction() as session:
+        shards.hand_back(session, lease)
+    assert begun() == lease.shard_id
+    with world.database.transaction() as session:
+        jobs.pause(session, job.id)
+    assert begun() is None
 
 
 def test_a_shard_whose_workers_keep_dying_is_given_up(world: World) -> None:

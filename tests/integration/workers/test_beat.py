@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from factory.local import home
 from factory.local.redis import Server
 from factory.settings import Settings
 from factory.shards import claim, renew
-from factory.tables import Dataset, Outbox, Request, WebhookEvent
+from factory.tables import Dataset, Outbox, Request, Shard, WebhookEvent
 
 from .factory_floor import Floor
+
+CUT = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -99,12 +105,7 @@ def test_a_beat_whose_connections_are_cut_goes_on(settings: Settings, database: 
         owe(database, outbox.EMBED)
         until(lambda: sends(database) == {1})
         with database.transaction() as session:
-            session.execute(
-                text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
-            )
+            session.execute(CUT)
         owe(database, outbox.EMBED)
         until(lambda: sends(database) == {1} and owed(database) == 2)
 
@@ -130,6 +131,25 @@ def test_a_lease_that_ran_out_is_freed_and_its_shard_owed(
         until(lambda: owed(database) == 1)
     with pytest.raises(LeaseLost), database.transaction() as session:
         renew(session, lease, 60)
+
+
+def test_after_an_outage_a_live_worker_may_renew_first(
+    settings: Settings, database: Database, floor: Floor
+) -> None:
+    """Nobody could renew meanwhile: a lease that ran out says nothing about its worker."""
+    (shard,) = floor.shards(floor.submit(1, 1))
+    with beating(settings.model_copy(update={"heartbeat_seconds": 60}), database):
+        owe(database, outbox.EMBED)
+        until(lambda: sends(database) == {0, 1} or sends(database) == {1})
+        with database.transaction() as session:
+            lease = claim(session, shard.id, "alive", 60)
+            assert lease is not None
+            session.execute(CUT)
+            session.get_one(Shard, shard.id).lease_until = datetime(2001, 1, 1, tzinfo=UTC)
+        owe(database, outbox.PUSH)
+        until(lambda: sends(database) == {1} and owed(database) == 2)  # it is at work again
+        with database.transaction() as session:
+            assert renew(session, lease, 60) == "running"
 
 
 def test_datasets_with_a_project_are_owed_their_reconciling(

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 from redis import Redis
+from sqlalchemy import select
 
 from factory import dispatch, jobs
 from factory.db import Database
 from factory.settings import Settings
-from factory.tables import Job
+from factory.tables import Attempt, Job, Shard
 
 from .factory_floor import Floor, open_floor
 
@@ -102,6 +103,14 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def attempts(floor: Floor, job: Job) -> Sequence[Attempt]:
+    with floor.database.transaction() as session:
+        mine = (
+            select(Attempt).join(Shard, Attempt.shard_id == Shard.id).where(Shard.job_id == job.id)
+        )
+        return session.scalars(mine).all()
+
+
 def ended(floor: Floor, job: Job) -> Callable[[], bool]:
     return lambda: floor.job(job).ended_at is not None
 
@@ -134,6 +143,8 @@ def test_a_killed_child_and_a_forgetful_broker_lose_nothing(plant: Plant) -> Non
     assert_each_once(floor, job)
     assert sum(shard.crashes for shard in floor.shards(job)) == 1
     assert worker.poll() is None
+    (how,) = (attempt.error for attempt in attempts(floor, job) if attempt.error)
+    assert how.endswith("ended before it was done.")  # its parent said so, before the lease ended
 
 
 def test_a_killed_worker_loses_and_repeats_nothing(plant: Plant) -> None:

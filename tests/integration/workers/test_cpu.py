@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from factory import datasets, jobs, outbox, reviews
+from factory import datasets, jobs, outbox, pushes, reviews
 from factory.db import Database
 from factory.dispatch import celery_app
 from factory.settings import Settings
 from factory.spec import EvaluateSpec
-from factory.tables import Dataset, Outbox, Sample, WebhookEvent
+from factory.tables import Dataset, Outbox, Push, Sample, WebhookEvent
 from workers import embedding
 from workers.process import Worker
 
@@ -129,11 +129,11 @@ def test_a_push_without_a_label_studio_waits_quietly(
 ) -> None:
     with database.transaction() as session:
         sample = session.scalars(select(Sample.id).where(Sample.dataset_id == dataset)).one()
-        session.add(reviews.Push(sample_id=sample, dataset_id=dataset))
+        session.add(Push(sample_id=sample, dataset_id=dataset))
         outbox.owe(session, outbox.PUSH, dataset)
     cpu.push(dataset)
     with database.transaction() as session:
-        push = reviews.push_of(session, sample)
+        push = pushes.of_sample(session, sample)
         owed = session.get_one(Outbox, (outbox.PUSH, dataset))
     assert push is not None
     assert push.error is None

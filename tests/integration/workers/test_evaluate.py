@@ -193,3 +193,27 @@ def test_what_it_ran_on_is_kept(floor: Floor, cpu: Evaluator) -> None:
         attempt = session.query(Attempt).filter_by(shard_id=shard.id).one()
     assert attempt.worker.startswith("cpu@")
     assert "scikit-learn" in attempt.environment["software"]
+
+
+def test_samples_of_labelled_jobs_are_worth_something_to_a_classifier(
+    floor: Floor, cpu: Evaluator
+) -> None:
+    real = texts(80)
+    with floor.database.transaction() as session:
+        lines = [
+            json.dumps({"text": text, "label": ("a", "b")[i % 2]}).encode()
+            for i, text in enumerate(real)
+        ]
+        datasets.import_lines(session, floor.dataset, lines)
+    gpu = GpuWorker(floor.settings, floor.database)
+    for seed, label in enumerate(("a", "b")):
+        job = floor.submit(24, 24, guidance={"eta": 0}, label=label, seed=seed)
+        for shard in floor.shards(job):
+            gpu.run_shard(shard.id)
+        assert {sample.label for sample in floor.samples(job)} == {label}
+    measured = run(floor, cpu, submit(floor, metrics=["utility"], seed=5))
+    utility, natural = found(measured)["utility"], found(measured, "reference")["utility"]
+    assert natural["n"] == 40
+    assert 20 <= utility["n"] <= 40  # the empty ones are left out
+    assert utility["low"] <= utility["value"] <= utility["high"]
+    assert natural["value"] is not None

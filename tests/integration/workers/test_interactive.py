@@ -77,6 +77,8 @@ def test_a_replay_after_tampering_says_where_it_differs(floor: Floor, gpu: GpuWo
     difference = replayed["first_difference"]
     assert difference["expected"] != difference["made"]
     assert 0 <= difference["position"] < 12
+    assert difference["expected_score"] is None or difference["expected_score"] < 5
+    assert math.isfinite(difference["made_score"])
 
 
 def test_a_replay_with_other_negatives_is_not_the_same(floor: Floor, gpu: GpuWorker) -> None:

@@ -7,7 +7,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import select
 
 from factory import datasets, jobs, samples, shards
+from factory.spec import job_spec
 from factory.tables import Failure, Job, Push, Sample, Shard
-from workers import generate
+from workers import generate, gpu_worker
 from workers.decoding import SteerDecoder
 from workers.decoding.decoder import _Batch
+from workers.generate import Composer
 from workers.gpu_worker import GpuWorker
 from workers.layout import Layout
 
@@ -301,10 +303,10 @@ def test_a_row_of_nonsense_numbers_is_a_failure_and_the_others_are_made(
     bad = generate.row_seed(7, 2)
     steer = _Batch._steer
 
-    def spoiled(self: Any, roles: Any, slots: torch.Tensor) -> Any:
-        for slot in slots.tolist():
-            if self._sample(slot).request.seed == bad and len(self._sample(slot).tokens) == 3:
-                self._logits["expert"][slot] = float("nan")
+    def spoiled(self: Any, roles: Any, slots: Any) -> Any:
+        for slot, sample in enumerate(self._samples):
+            if sample and sample.request.seed == bad and len(sample.tokens) == 3:
+                self._lanes[0][1].logits["expert"][slot] = float("nan")
         return steer(self, roles, slots)
 
     monkeypatch.setattr(_Batch, "_steer", spoiled)
@@ -380,6 +382,27 @@ def test_slots_are_halved_until_they_fit_and_nothing_is_lost(
     assert floor.shards(job)[0].crashes == 0
     run_all(floor, gpu, floor.submit(1, 1))
     assert memory.tried[-1] == 1
+
+
+def test_slots_that_fit_are_planned_once_for_a_job_and_said(
+    floor: Floor, gpu: GpuWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Little memory is free at the job's first shard, much later on: the plan stays."""
+    settings = floor.settings.model_copy(update={"slots": "auto"})
+    worker = replace(gpu, settings=settings)
+    memory = Memory(fits=99)
+    memory.limit(monkeypatch)
+    first, second = floor.submit(20, 10), floor.submit(12, 6)
+    composer = Composer(job_spec.validate_python(first.spec), worker.pairs.load(floor.model))
+    little = next(n for n in range(0, 2**30, 10_000) if composer.slots(n) == 5)
+    free = iter([little, 2**40])
+    monkeypatch.setattr(gpu_worker, "free_bytes", lambda _: next(free))
+    for job in (first, second):
+        assert run_all(floor, worker, job).state == "succeeded"
+    assert memory.tried == [5, 5, 6, 6]  # all of a shard, where memory does not say less
+    with floor.database.transaction() as session:
+        said = [samples.provenance(session, s.id)["slots"] for s in floor.samples(first)]
+    assert said == [5] * 20
 
 
 def test_what_does_not_fit_at_all_fails_the_job_and_says_how_to_mend(

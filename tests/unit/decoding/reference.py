@@ -76,7 +76,7 @@ def step(
         parts["base"] = b
     if request.negative_ids and guidance.eta != 0:
         n = parts["negative"] = log_probs(models.expert, [*request.negative_ids, *tokens], banned)
-        if request.center_ids and guidance.rule == "steer":
+        if request.center_ids and guidance.rule != "paper":
             c = parts["center"] = log_probs(models.expert, [*request.center_ids, *tokens], banned)
     keep, edge = plausible(e, guidance)
     with np.errstate(invalid="ignore"):
@@ -84,7 +84,8 @@ def step(
             scores = (1 + guidance.gamma) * e - guidance.gamma * b
             scores = scores if n is None else scores - guidance.eta * n
         else:
-            scores = e + guidance.gamma * (e - b)
+            own = e - b if guidance.rule == "steer" else -b
+            scores = e if guidance.gamma == 0 else e + guidance.gamma * own
             scores = scores if n is None else scores - guidance.eta * (n - c)
     scores = np.where(keep, scores, -np.inf)
     token, noisy, sampling_edge = draw(scores, sampling, request.seed, len(tokens))

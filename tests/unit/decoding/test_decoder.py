@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
-from workers.decoding import Completion, ModelPair, Request, SteerDecoder
+from workers.decoding import MASKED, Completion, ModelPair, Request, SteerDecoder
 
 from . import reference
 from .conftest import BOS, EOS, PAD, VOCAB
@@ -29,7 +29,7 @@ tokens = st.integers(3, VOCAB - 1)
 contexts = st.lists(tokens, min_size=1, max_size=40).map(tuple)
 guidances = st.builds(
     Guidance,
-    rule=st.sampled_from(["steer", "paper"]),
+    rule=st.sampled_from(["steer", "paper", "contrastive"]),
     gamma=st.sampled_from([0.0, 0.2, 1.0, -0.5]),
     eta=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
     alpha=st.sampled_from([0.0, 0.05, 0.3]),
@@ -362,22 +362,45 @@ def test_a_context_may_fill_the_model(pairs: Pairs) -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_samples(pairs: Pairs) -> None:
-    """Every sample has contexts of its own, all of one length."""
+    """Counted over 10,000 samples, each group of 8 with a negative context of its own: numbers
+    held in tensors, and objects that Python tracks, after 2,000 and at the end."""
 
-    def ids(seed: int, length: int) -> tuple[int, ...]:
-        return tuple(np.random.default_rng(seed).integers(3, VOCAB, length).tolist())
+    def source() -> Iterator[Request]:
+        for seed in range(10_000):
+            if seed % 8 == 0:
+                negative = tuple(np.random.default_rng(seed).integers(3, VOCAB, 40).tolist())
+            yield Request((5, 6, 7), (*negative, 5, 6, 7), seed=seed)
 
-    wanted = [Request(ids(i, 8), ids(i + 1000, 40), seed=i) for i in range(60)]
     decoder = SteerDecoder(
-        pairs("llama", "lora"), Guidance(gamma=0.2), Sampling(max_new_tokens=9), slots=4
+        pairs("llama", "lora"), Guidance(gamma=0.2), Sampling(max_new_tokens=3), 64, trace=True
     )
-    held = []
-    for done, _ in enumerate(decoder.run(wanted)):
-        if done in (19, 54):
+    numbers, objects, done = [], [], 0
+    for completion in decoder.run(source()):
+        done += 1
+        if done in (2_000, 9_900):
+            del completion
             gc.collect()
-            tensors = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
-            held.append(sum(x.numel() for x in tensors))
-    assert held[1] <= held[0] * 1.05
+            held = gc.get_objects()
+            numbers.append(sum(x.numel() for x in held if type(x) is torch.Tensor))
+            objects.append(len(held))
+    assert done == 10_000
+    assert numbers[1] <= numbers[0] * 1.02
+    assert objects[1] <= objects[0] * 1.02
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_scores_of_a_position_can_be_asked_for(family: str, pairs: Pairs) -> None:
+    """As of the token chosen there; a token that the mask leaves out has none."""
+    guidance, sampling = Guidance(gamma=0.3, eta=0.5, nucleus=0.8), Sampling(max_new_tokens=8)
+    decoder = SteerDecoder(pairs(family, "lora"), guidance, sampling, trace=True)
+    wanted = mixed_requests(6)
+    for completion in decoder.run(wanted):
+        trace, ids = completion.trace, completion.token_ids
+        assert trace is not None
+        for at in range(len(ids)):
+            scores = decoder.scores_after(wanted[completion.index], ids[:at])
+            assert float(scores[ids[at]]) == pytest.approx(trace.scores[at], abs=1e-3)
+            assert int((scores > MASKED).sum()) == pytest.approx(trace.survivors[at], abs=1)
 
 
 def test_settings_out_of_range(pairs: Pairs) -> None:

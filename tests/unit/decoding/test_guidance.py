@@ -52,7 +52,7 @@ def test_steer_rule(
 @given(expert=rows)
 @settings(max_examples=30, deadline=None)
 def test_without_weights_it_is_the_expert_exactly(expert: Tensor) -> None:
-    for rule in ("steer", "paper"):
+    for rule in ("steer", "paper", "contrastive"):
         got = steer_scores(expert, None, None, open_mask(rule, 0, 0))
         assert torch.equal(got, expert.log_softmax(-1))
 
@@ -79,7 +79,7 @@ def test_a_base_that_is_needed_must_be_there() -> None:
     only_in_expert=st.booleans(),
     guidance=st.builds(
         Guidance,
-        rule=st.sampled_from(["steer", "paper"]),
+        rule=st.sampled_from(["steer", "paper", "contrastive"]),
         gamma=st.floats(-10, 10),
         eta=weights,
         alpha=st.floats(0, 1),

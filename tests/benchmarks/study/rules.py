@@ -1,0 +1,71 @@
+"""The rules that are compared, each with the settings that it is tuned over: six at most."""
+
+from collections.abc import Sequence
+from random import Random
+
+from factory.guidance import Guidance, Sampling
+from tests.benchmarks.study.beds import ROOM, Setting
+
+NEGATIVES = 3
+WAVE = 32  # samples made at a time, so that all but the first few have others to avoid
+UNMASKED = {"eta": 0.0, "nucleus": 1.0}
+
+
+def own_output(rng: Random, made: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Three of the texts made so far: what a dataset without reviews steers away from."""
+    return rng.sample(made, NEGATIVES) if len(made) >= NEGATIVES else (), ()
+
+
+def plain(**sampling: float) -> Setting:
+    """The expert alone, with Hugging Face's kinds of sampling."""
+    return Setting(Guidance(**UNMASKED), Sampling(max_new_tokens=ROOM.max_new_tokens, **sampling))  # type: ignore[arg-type]
+
+
+def steer(
+    gamma: float, eta: float, nucleus: float = 0.95, alpha: float = 0.0, temperature: float = 1.0
+) -> Setting:
+    """Our rule; with η it steers away from its own output."""
+    return Setting(
+        Guidance(gamma=gamma, eta=eta, nucleus=nucleus, alpha=alpha),
+        Sampling(max_new_tokens=ROOM.max_new_tokens, temperature=temperature),
+        own_output,
+        slots=WAVE,
+    )
+
+
+def paper(gamma: float, eta: float, top_k: int) -> Setting:
+    """The paper's rule on its own output."""
+    sampling = Sampling(max_new_tokens=ROOM.max_new_tokens, top_k=top_k)
+    return Setting(Guidance(rule="paper", gamma=gamma, eta=eta), sampling, own_output, slots=WAVE)
+
+
+RULES: dict[str, tuple[Setting, ...]] = {
+    "plain": (plain(),),
+    "temperature": tuple(plain(temperature=t) for t in (0.5, 0.7, 0.85, 1.2, 1.4, 1.6)),
+    "nucleus": tuple(plain(top_p=p) for p in (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)),
+    "min-p": tuple(
+        plain(min_p=p, temperature=t) for p in (0.05, 0.1, 0.2) for t in (1.0, 1.5)
+    ),
+    "α-mask": tuple(
+        Setting(Guidance(eta=0, nucleus=1, alpha=a)) for a in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
+    ),
+    "negative prompt, no mask": tuple(
+        steer(0, eta, 1.0, temperature=t) for eta in (0.25, 0.5, 1.0) for t in (1.0, 0.7)
+    ),
+    "paper": (
+        paper(0.2, 0.2, 10),
+        paper(0.5, 0.2, 10),
+        paper(0.2, 0.1, 10),
+        paper(0.5, 0.5, 10),
+        paper(0.2, 0.2, 0),
+        paper(0.5, 0.2, 0),
+    ),
+    "steer": (
+        steer(0, 0.5),
+        steer(0.5, 0.5),
+        steer(0, 0, temperature=1.5),
+        steer(0.5, 0, temperature=1.5),
+        steer(-0.3, 0, 0.9, temperature=1.5),
+        steer(1.0, 0, alpha=0.02, nucleus=0.98),
+    ),
+}  # fmt: skip

@@ -1,0 +1,191 @@
+"""The study itself, in miniature: it runs, goes on where it was stopped, and judges rightly."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factory.intervals import wilson
+from tests.benchmarks.study import levers, loop, rejections, reviewers, uplift
+from tests.benchmarks.study.beds import Bed, Models, Setting, real_samples
+from tests.benchmarks.study.compare import verdicts
+from tests.benchmarks.study.levers import Case, Reviewed
+from tests.benchmarks.study.measures import Copies, Estimate, marks, mean, share
+from tests.benchmarks.study.report import END, START, markdown, short, write_into
+from tests.benchmarks.study.store import OutOfTime, Store
+from tests.benchmarks.study.study import Sizes, Study, setting_key
+from tests.benchmarks.testbed import COMMENTS, TASKS, Grammar
+from workers.metrics.copies import near_copies_ngram
+from workers.training.base import BaseConfig
+
+TINY = BaseConfig(steps=30, batch=2, context=256, layers=1, hidden=32, feed_forward=48, heads=4)
+SIZES = Sizes(seeds=1, tuning=4, samples=8, reviews=10, rounds=2)
+THEME = reviewers.IN_ROUNDS[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the study: more threads than free cores make tiny models very slow."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+def study_in(folder: Path, minutes: float = math.inf) -> Study:
+    store = Store(folder / "made", minutes)
+    models = Models(folder / "models", TINY)
+    return Study(models, store, SIZES, tasks=("comments",), regimes=("well fit",))
+
+
+@pytest.fixture(scope="module")
+def bed(folder: Path) -> Bed:
+    return study_in(folder).bed(COMMENTS, "well fit", 1)
+
+
+def test_a_stopped_study_goes_on_where_it_was(folder: Path) -> None:
+    study = study_in(folder)
+    context, three = list(uplift.uplift(study)), list(rejections.three_rejections(study))
+    rounds = loop.under(study, COMMENTS, THEME)
+    assert [row["model"] for row in context] == ["base", "well fit"]
+    assert [row["lever"] for row in rounds] == list(loop.IN_LOOP)
+    assert all(len(row["by_round"]) == SIZES.rounds for row in rounds)
+    again = study_in(folder, minutes=0)
+    assert list(uplift.uplift(again)) == context
+    assert list(rejections.three_rejections(again)) == three
+    assert loop.under(again, COMMENTS, THEME) == rounds
+    with pytest.raises(OutOfTime):
+        rejections.under(again, COMMENTS, THEME)
+    parts = {"context": context, "three": three, "loop": rounds, "levers": [], "rules": []}
+    result = parts | {"date": "today", "sizes": vars(SIZES), "complete": {"rules": False}}
+    assert "Not run to its end: rules" in short(result)
+    assert markdown(result).count("| comments |") == len(context) + len(three) + len(rounds)
+
+
+def test_texts_depend_on_their_seed_alone(bed: Bed) -> None:
+    assert bed.texts(6, 3, Setting()) == bed.texts(9, 3, Setting())[:6]
+    assert bed.texts(6, 3, Setting()) != bed.texts(6, 4, Setting())
+
+
+def test_a_refused_text_is_made_anew(bed: Bed) -> None:
+    plain = bed.texts(8, 5, Setting())
+    gated = bed.texts(8, 5, Setting(keep=lambda text: text != plain[3]))
+    assert gated[3] != plain[3]
+    assert [text for i, text in enumerate(gated) if i != 3] == plain[:3] + plain[4:]
+
+
+def test_the_centre_of_a_rejected_text_is_the_nearest_accepted_one(bed: Bed) -> None:
+    texts = real_samples(COMMENTS)[:60]
+    reviewed = [Reviewed(text, COMMENTS.theme(text) == COMMENTS.favourite) for text in texts]
+    setting = levers.centred(Case(bed, Setting(), reviewed, Random(1)))
+    negatives, centre = setting.pick(Random(2), [])
+    rejected, accepted = levers.split(reviewed)
+    assert len(negatives) == len(centre) == levers.NEGATIVES
+    assert set(negatives) <= set(rejected)
+    assert set(centre) <= set(accepted)
+    assert setting.guidance.eta == levers.ETA
+
+
+def test_shuffled_verdicts_are_as_many_but_of_other_texts(bed: Bed) -> None:
+    texts = real_samples(COMMENTS)[:60]
+    reviewed = [Reviewed(text, i < 9) for i, text in enumerate(texts)]
+    pick = levers.shuffled(Case(bed, Setting(), reviewed, Random(1))).pick
+    seen = {text for seed in range(200) for text in pick(Random(seed), [])[0]}
+    assert len(seen) == 9
+    assert seen != set(texts[:9])
+
+
+def test_a_lever_without_rejections_steers_from_nothing(bed: Bed) -> None:
+    reviewed = [Reviewed(text, False) for text in real_samples(COMMENTS)[:9]]
+    for lever in (levers.negatives, levers.centred, levers.shuffled):
+        setting = lever(Case(bed, Setting(), reviewed, Random(1)))
+        assert setting.pick(Random(1), []) == ([], ())
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sampled_from(list(TASKS.values())), st.integers(0, 2**32))
+def test_near_copies_are_those_of_the_factory(task: Grammar, seed: int) -> None:
+    rng = Random(seed)
+    drawn = [task.draw(rng) for _ in range(5)]
+    real, text = [str(one) for one in drawn], str(task.varied(rng, drawn[0]))
+    assert Copies(real).near(text) == (near_copies_ngram([text], real).value == 1)
+
+
+def test_a_useful_text_is_coherent_new_and_no_copy() -> None:
+    real, fresh = real_samples(COMMENTS)[:2], str(COMMENTS.draw(Random(0)))
+    texts = [real[0], fresh, fresh, fresh + "!", real[1]]
+    assert marks(COMMENTS, texts, real).useful == [False, True, False, False, False]
+
+
+def test_a_share_of_like_seeds_has_wilsons_interval() -> None:
+    hits = [[True] * 3 + [False] * 7] * 4
+    found = share(hits)
+    assert (found.low, found.high) == pytest.approx(wilson(12, 40))
+    assert found.value == pytest.approx(0.3)
+
+
+def test_seeds_that_differ_widen_intervals() -> None:
+    alike, apart = [[True, False] * 10] * 3, [[True] * 20, [True, False] * 10, [False] * 20]
+    assert share(apart).high - share(apart).low > 2 * (share(alike).high - share(alike).low)
+    assert mean([0.1, 0.5, 0.9], [0.01] * 3).low < 0.2
+    assert mean([0.5, 0.5, 0.5], [0.03] * 3).high == pytest.approx(
+        0.5 + 1.96 * 0.03 / 3**0.5, abs=1e-4
+    )
+
+
+def test_one_estimate_beats_another_beyond_both_intervals_only() -> None:
+    low, middle, high = (Estimate(x, x - 0.1, x + 0.1) for x in (0.3, 0.4, 0.6))
+    assert high.beats(low)
+    assert not middle.beats(low)
+    assert not low.beats(high)
+
+
+def test_the_verdict_on_steer_counts_cells() -> None:
+    def row(rule: str, coherence: float, variety: float, use: float) -> dict[str, object]:
+        measures = {"coherence": coherence, "distinct3": variety, "yield": use}
+        found = {k: {"value": v, "low": v - 0.01, "high": v + 0.01} for k, v in measures.items()}
+        return {"task": "comments", "regime": "well fit", "rule": rule} | found
+
+    rows = [
+        row("steer", 0.9, 0.4, 0.8),
+        row("nucleus", 0.95, 0.3, 0.7),
+        row("plain", 0.8, 0.5, 0.6),
+    ]
+    assert verdicts(rows)["not_beaten"] == 1
+    assert verdicts(rows)["ahead_beyond_interval"] == 1
+    better = [*rows, row("min-p", 0.95, 0.45, 0.9)]
+    assert verdicts(better)["cells"][0]["beaten_by"] == ["min-p"]
+
+
+def test_the_mind_changer_refuses_one_theme_after_the_other() -> None:
+    rng, other = Random(1), reviewers.other_theme(COMMENTS)
+    refuses = reviewers.changes_mind(COMMENTS)
+    first, second = (str(COMMENTS.draw(rng, theme)) for theme in (COMMENTS.favourite, other))
+    assert [refuses(first, turn) for turn in (1, 2, 3)] == [True, True, False]
+    assert [refuses(second, turn) for turn in (1, 2, 3)] == [False, False, True]
+
+
+def test_settings_that_make_other_texts_have_other_keys() -> None:
+    cooler = levers.temperature(Case(None, Setting(), [], Random(0)))  # type: ignore[arg-type]
+    assert setting_key(Setting()) != setting_key(cooler)
+    assert setting_key(Setting()) == setting_key(Setting(slots=4))
+
+
+def test_the_readme_takes_the_tables_between_its_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    write_into(readme, "new\n")
+    assert readme.read_text() == f"before\n{START}\nnew\n{END}\nafter\n"
+    readme.write_text("nothing here")
+    with pytest.raises(ValueError, match="study: begin"):
+        write_into(readme, "new\n")

@@ -1,0 +1,133 @@
+"""Runs a probe job: how well a pair's expert knows real samples, and whether context moves it."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from factory import samples
+from factory.db import Database
+from factory.errors import Invalid
+from factory.spec import ProbeSpec
+from factory.tables import Dataset, Job
+from workers.decoding.scoring import Scored, text_log_probs
+from workers.layout import Layout
+from workers.leases import Hold
+from workers.metrics.measure import Array, Measure, bootstrap, measured, unknown
+from workers.pairs import LoadedPair
+from workers.training.neighbours import by_words
+
+NEAREST = 3  # samples in a context, as many as a generate job's negatives
+LOW = 5  # percentile of the real samples' log-probabilities that is the floor
+
+
+@dataclass(frozen=True)
+class Text:
+    """A real sample, and whether the expert was trained on it (None: not known)."""
+
+    text: str
+    seen: bool | None
+
+
+@dataclass
+class ProbeRun:
+    """One attempt at one probe job."""
+
+    database: Database
+    hold: Hold
+    job_id: uuid.UUID
+    spec: ProbeSpec
+    pair: LoadedPair
+
+    def run(self) -> None:
+        """Measure, and keep the result. Raises LeaseLost, Stopped, FactoryError."""
+        texts = self.database.retrying(self._texts)
+        result = self._measure(texts) if texts else {"real": 0}
+        self.database.retrying(lambda session: self._keep(session, result))
+
+    def _measure(self, texts: Sequence[Text]) -> dict[str, Any]:
+        """All in nats a token; each text counts once, however long."""
+        layout = Layout(self.pair.tokenizer, self.spec.prompt or "")
+        alone = self._means(layout, texts, [()] * len(texts))
+        everything = [text.text for text in texts]
+        near = by_words(everything, NEAREST) if len(texts) > NEAREST else None
+        base = self._means(layout, texts, [()] * len(texts), model="base")
+        itself = self._means(layout, texts, [(text,) for text in everything])
+        seen = np.array([bool(text.seen) for text in texts])
+        known = any(text.seen is not None for text in texts)
+        result = {
+            "real": len(texts),
+            "floor": float(np.percentile(alone, LOW)),
+            "expert_loss": self._mean("expert_loss", -alone),
+            "base_loss": self._mean("base_loss", -base),
+            "seen_loss": self._mean("seen_loss", -alone[seen] if known else alone[:0]),
+            "unseen_loss": self._mean("unseen_loss", -alone[~seen] if known else alone[:0]),
+            "uplift_self": self._mean("uplift_self", itself - alone),
+        }
+        if near is not None:
+            contexts = [tuple(everything[i] for i in row) for row in near]
+            lifted = self._means(layout, texts, contexts) - alone
+            result["uplift_nearest"] = self._mean("uplift_nearest", lifted)
+        return result
+
+    def _means(
+        self,
+        layout: Layout,
+        texts: Sequence[Text],
+        contexts: Sequence[Sequence[str]],
+        model: Any = "expert",
+    ) -> Array:
+        """Each text's mean log-probability a token after its context's samples, (N,)."""
+        limit = self.pair.models.max_positions
+        scored = []
+        for text, context in zip(texts, contexts, strict=True):
+            ids = layout.text_ids(text.text)[: limit - len(layout.prompt_ids())]
+            scored.append(Scored(layout.context(context, limit - len(ids)).ids, ids))
+        found = text_log_probs(self.pair.models, model, scored, self.hold.check)
+        return np.array([float(each.mean()) for each in found])
+
+    def _mean(self, name: str, values: Array) -> dict[str, Any]:
+        if not len(values):
+            return asdict(unknown(name, 0, "It is not known what the expert was trained on."))
+        interval = bootstrap(lambda v: float(v.mean()), values, seed=self.spec.seed)
+        found: Measure = measured(name, float(values.mean()), interval, len(values))
+        return asdict(found)
+
+    def _texts(self, session: Session) -> list[Text]:
+        """Real samples that the seed chooses, in a fixed order."""
+        dataset = session.scalar(select(Dataset).where(Dataset.name == self.spec.dataset))
+        if dataset is None:
+            raise Invalid(f"There is no dataset named '{self.spec.dataset}'.")
+        limit, seed = self.spec.limit, self.spec.seed
+        real = samples.chosen(session, dataset.id, origin="real", limit=limit, seed=seed)
+        trained = _training(session, self.spec.model, dataset)
+        if trained is None:
+            return [Text(sample.text, None) for sample in real]
+        heldout, begun = trained
+        return [
+            Text(sample.text, str(sample.id) not in heldout and sample.created_at < begun)
+            for sample in real
+        ]
+
+    def _keep(self, session: Session, result: dict[str, Any]) -> None:
+        self.hold.renew(session)
+        session.get_one(Job, self.job_id).result = result
+
+
+def _training(session: Session, model: str, dataset: Dataset) -> tuple[set[str], datetime] | None:
+    """What the pair's training kept out of this dataset, and when it began; None: not known."""
+    statement = select(Job).where(
+        Job.kind == "train",
+        Job.state == "succeeded",
+        Job.dataset_id == dataset.id,
+        Job.spec["model"].astext == model,
+    )
+    job = session.scalar(statement.order_by(Job.id.desc()).limit(1))
+    if job is None or job.started_at is None or "heldout" not in (job.result or {}):
+        return None
+    return set((job.result or {})["heldout"]), job.started_at
