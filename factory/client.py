@@ -83,6 +83,14 @@ class Client:
         """A dataset with its counts. Raises NotFound."""
         return self._http.get(f"/datasets/{_part(name)}")
 
+    def set_feedback(self, name: str, feedback: Mapping[str, Any]) -> Json:
+        """Say which levers a dataset's later jobs use: `{"levers": {name: settings}, "window"}`.
+
+        Raises NotFound, Invalid.
+        """
+        path = f"/datasets/{_part(name)}"
+        return self._http.call("PATCH", path, {"feedback": feedback}, safe=True)
+
     def import_samples(
         self,
         dataset: str,
@@ -171,8 +179,9 @@ class Client:
         return self._http.pages(f"/datasets/{_part(dataset)}/reviews", {}, limit)
 
     def review_stats(self, dataset: str) -> Json:
-        """Counts of pushes, verdicts and reasons of a dataset."""
-        return dict(self.metrics(dataset)["reviews"])
+        """Counts of pushes, verdicts and reasons of a dataset, and what its levers learned."""
+        found = self.metrics(dataset)
+        return {**found["reviews"], "feedback": found["feedback"]}
 
     def sync_reviews(self, dataset: str) -> Json:
         """Have the dataset's reviews compared with Label Studio now.

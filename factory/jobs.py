@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from factory import outbox
 from factory.errors import Conflict, NotFound
+from factory.feedback import Feedback
 from factory.ids import new_id
 from factory.spec import AnySpec, EvaluateSpec, GenerateSpec, ProbeSpec, SweepSpec
 from factory.tables import (
@@ -257,6 +258,8 @@ def _new_job(spec: AnySpec, dataset: Dataset, model: ModelPair | None) -> dict[s
     stored = spec.model_dump(mode="json")
     if isinstance(spec, GenerateSpec | ProbeSpec | SweepSpec) and spec.prompt is None:
         stored["prompt"] = dataset.prompt
+    if isinstance(spec, GenerateSpec) and spec.feedback is None:
+        stored["feedback"] = Feedback.model_validate(dataset.feedback).model_dump(mode="json")
     return {
         "id": new_id(),
         "kind": spec.kind,
@@ -337,7 +340,9 @@ def _live(session: Session, job_id: uuid.UUID, wanted: str) -> Job:
 
 def _steering(session: Session, job: Job) -> dict[str, Any] | None:
     """How many samples η could not steer, with a note in words; None when η was not used."""
-    if job.spec["guidance"]["eta"] == 0 or job.spec["negatives"]["count"] == 0:
+    spec = GenerateSpec.model_validate(job.spec)
+    used = (spec.feedback or Feedback()).levers.negatives is not None
+    if spec.guidance.eta == 0 or spec.negatives.count == 0 or not used:
         return None
     guided = (Sample.job_id == job.id) & Sample.audit.is_(False)
     steered = exists().where(

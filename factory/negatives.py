@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Row, delete, func, select, text, union_all
+from sqlalchemy import ColumnElement, Row, delete, func, select, text, true, union_all
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
@@ -24,6 +24,7 @@ from factory.tables import Job, Mark, Sample, SampleNegative
 
 MarkKind = Literal["pinned", "retired"]
 
+TRUE: ColumnElement[bool] = true()
 PINS = 8  # of one dataset: each takes a place in every context
 MARKED = 200  # that are listed
 WINDOW = 1000  # the newest samples of a source: older evidence is not drawn from
@@ -58,21 +59,23 @@ def choose(
     spec: NegativesSpec,
     rng: random.Random,
     job_id: uuid.UUID | None = None,
+    evidence: ColumnElement[bool] = TRUE,
 ) -> Chosen:
     """Draw negatives, and their centre when asked for. Empty when the dataset has none.
 
     What sweeps made to try settings is left out, but for what the job `job_id` made itself.
+    evidence: the condition on a generated sample that its verdict counts.
     """
     pools = {
         source: pool
         for source, weight in spec.sources.items()
-        if weight > 0 and (pool := _pool(session, dataset_id, source, job_id))
+        if weight > 0 and (pool := _pool(session, dataset_id, source, job_id, evidence))
     }
     pinned = _pinned(session, dataset_id)
     picks = pinned + _draw(session, spec, pools, rng, spec.count - len(pinned))
     negatives = _documents(session, picks)
     rejected = [pick.id for pick in negatives if pick.source == "rejected"]
-    center = _center(session, dataset_id, rejected, negatives) if spec.center else []
+    center = _center(session, dataset_id, rejected, negatives, evidence) if spec.center else []
     return Chosen(tuple(negatives), tuple(center))
 
 
@@ -152,17 +155,22 @@ class _Pick:
 
 
 def _pool(
-    session: Session, dataset_id: uuid.UUID, source: Source, job_id: uuid.UUID | None = None
+    session: Session,
+    dataset_id: uuid.UUID,
+    source: Source,
+    job_id: uuid.UUID | None = None,
+    evidence: ColumnElement[bool] = TRUE,
 ) -> list[uuid.UUID]:
     """Ids of the newest unmarked samples of a source, newest first."""
     origin, states = STATES[source]
     tried = select(Job.id).where(Job.parent_id.is_not(None), Job.id.is_distinct_from(job_id))
     usual = Sample.job_id.is_(None) | Sample.job_id.not_in(tried)
     marked = select(Mark.sample_id).where(Mark.dataset_id == dataset_id)
+    counts = evidence if source == "rejected" else TRUE
     newest = [
         select(Sample.id)
         .where(Sample.dataset_id == dataset_id, Sample.origin == origin, Sample.state == state)
-        .where(usual, Sample.id.not_in(marked))
+        .where(usual, Sample.id.not_in(marked), counts)
         .order_by(Sample.id.desc())
         .limit(WINDOW)
         for state in states
@@ -237,6 +245,7 @@ def _center(
     dataset_id: uuid.UUID,
     rejected: Sequence[uuid.UUID],
     negatives: Sequence[Document],
+    evidence: ColumnElement[bool],
 ) -> list[Document]:
     """For each rejected negative in order, its nearest accepted sample, none of them twice."""
     taken = {document.id for document in negatives}
@@ -244,7 +253,7 @@ def _center(
     if rejected:
         session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
     for id_ in rejected:
-        row = _nearest_accepted(session, dataset_id, id_, taken)
+        row = _nearest_accepted(session, dataset_id, id_, taken, evidence)
         if row is not None:
             center.append(Document(row.id, "accepted", row.text))
             taken.add(row.id)
@@ -252,7 +261,11 @@ def _center(
 
 
 def _nearest_accepted(
-    session: Session, dataset_id: uuid.UUID, id_: uuid.UUID, taken: set[uuid.UUID]
+    session: Session,
+    dataset_id: uuid.UUID,
+    id_: uuid.UUID,
+    taken: set[uuid.UUID],
+    evidence: ColumnElement[bool],
 ) -> Row[uuid.UUID, str] | None:
     here = session.scalar(select(Sample.embedding).where(Sample.id == id_))
     if here is None:
@@ -261,6 +274,7 @@ def _nearest_accepted(
         Sample.dataset_id == dataset_id,
         Sample.state == "accepted",
         Sample.origin.in_(("synthetic", "corrected")),
+        (Sample.origin == "corrected") | evidence,
         Sample.embedding.is_not(None),
         Sample.id.not_in(taken),
     )

@@ -43,6 +43,7 @@ class Made:
     negatives: tuple[uuid.UUID, ...] = ()
     center: tuple[uuid.UUID, ...] = ()
     trace: bytes | None = None
+    filter_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ def provenance(session: Session, sample_id: uuid.UUID) -> dict[str, Any]:
         "center": _documents(links, "center"),
         "audit": sample.audit,
         **attempt.environment,
+        "levers": levers_of(sample, attempt) or [],
         "worker": attempt.worker,
         "finish_reason": sample.finish_reason,
         "created_at": sample.created_at.isoformat(),
@@ -231,6 +233,12 @@ def steered_by(session: Session, sample_id: uuid.UUID) -> int:
     """How many samples were steered away from this one."""
     used = SampleNegative.negative_id == sample_id, SampleNegative.role == "negative"
     return session.scalar(select(func.count()).where(*used)) or 0
+
+
+def levers_of(sample: Sample, attempt: Attempt) -> list[dict[str, Any]] | None:
+    """What acted on a sample beside its negatives, none on an audit sample; None for one that
+    was made before this was noted."""
+    return [] if sample.audit else attempt.environment.get("levers")
 
 
 def neighbours(
@@ -298,13 +306,13 @@ def set_embeddings(session: Session, vectors: Sequence[tuple[uuid.UUID, Sequence
 
 
 def _sample(by: MadeBy, id_: uuid.UUID, row: Made) -> dict[str, Any]:
-    empty = not row.text.strip()
+    reason = _filter_reason(row)
     return {
         "id": id_,
         "dataset_id": by.dataset_id,
         "origin": "synthetic",
-        "state": "filtered" if empty else "generated",
-        "filter_reason": "empty" if empty else None,
+        "state": "filtered" if reason else "generated",
+        "filter_reason": reason,
         "text": row.text,
         "text_sha256": hashlib.sha256(row.text.encode()).digest(),
         "label": by.label,
@@ -319,6 +327,10 @@ def _sample(by: MadeBy, id_: uuid.UUID, row: Made) -> dict[str, Any]:
         "finish_reason": row.finish_reason,
         "trace": row.trace,
     }
+
+
+def _filter_reason(row: Made) -> str | None:
+    return row.filter_reason if row.text.strip() else "empty"
 
 
 def _links(sample_id: uuid.UUID, row: Made) -> list[dict[str, Any]]:
@@ -362,7 +374,7 @@ def _owe(
     pushes = [
         {"sample_id": id_, "dataset_id": dataset_id}
         for id_, row in kept
-        if review.push and row.text.strip() and is_reviewed(review.fraction, row.seed)
+        if review.push and _filter_reason(row) is None and is_reviewed(review.fraction, row.seed)
     ]
     if pushes:
         session.execute(insert(Push).values(pushes))
