@@ -4,12 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from factory.feedback import Gates
 from factory.guidance import Guidance
 from tests.benchmarks.study.beds import Bed, Pick, Setting
 from tests.benchmarks.study.measures import vectors
+from workers.decoding import HeadTerm
+from workers.levers.gates import Gatekeeper
+from workers.levers.head import fit_head
 
 NEGATIVES = 3
 ETA = 1.0
+WEIGHT, CAP = 3.0, 0.3  # of the verdict head, as a dataset has it unless it says otherwise
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,31 @@ def centred(case: Case) -> Setting:
     return _steered(case, pick)
 
 
+def verdict_head(case: Case) -> Setting:
+    """A head on the expert's hidden states; nothing where it is refused."""
+    layout = case.bed.layout
+    ids = [layout.list_ids([r.text])[len(layout.prompt_ids()) :] for r in case.reviewed]
+    accepted = [not r.rejected for r in case.reviewed]
+    fitted = fit_head(case.bed.pair, layout.prompt_ids(), ids, accepted)
+    if fitted.head is None:
+        return case.plain
+    return replace(case.plain, head=HeadTerm(fitted.head, WEIGHT, CAP))
+
+
+def gate(case: Case) -> Setting:
+    """Texts that are near-copies of real ones are made anew."""
+    gatekeeper = Gatekeeper(Gates(against=("real",)))
+    for text in case.bed.real:
+        gatekeeper.add("real", text)
+    return replace(case.plain, keep=lambda text: gatekeeper.reason(text) is None)
+
+
+def together(case: Case) -> Setting:
+    """Head, centred negatives and gate."""
+    guided = centred(case)
+    return replace(guided, head=verdict_head(case).head, keep=gate(case).keep)
+
+
 def shuffled(case: Case) -> Setting:
     """Negatives when every verdict is given to another text: shows what the verdicts carry."""
     verdicts = [r.rejected for r in case.reviewed]
@@ -95,6 +125,9 @@ LEVERS: dict[str, Lever] = {
     "shuffled verdicts": shuffled,
     "negatives": negatives,
     "centred negatives": centred,
+    "verdict head": verdict_head,
+    "near-copy gate": gate,
+    "head, centred, gate": together,
 }
 
 
