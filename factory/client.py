@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import httpx
@@ -302,6 +302,14 @@ class Client:
     def neighbors(self, sample_id: str, k: int = 10) -> list[Json]:
         """The k samples most like this one, nearest first."""
         return list(self._http.get(f"/samples/{_part(sample_id)}/neighbors", {"k": k})["items"])
+
+    def mark(self, sample_id: str, kind: Literal["pinned", "retired"] | None) -> None:
+        """Always steer away from a sample, never again, or (None) as from any other."""
+        path = f"/samples/{_part(sample_id)}/mark"
+        if kind is None:
+            self._http.call("DELETE", path, safe=True)
+        else:
+            self._http.call("PUT", path, {"kind": kind}, safe=True)
 
     def replay(self, sample_id: str) -> Json:
         """Make a sample again: `{identical, text, expected, first_difference}`, the last null

@@ -133,6 +133,18 @@ def list_page(
     return session.scalars(statement).all()
 
 
+def with_model(session: Session, model_id: uuid.UUID, limit: int) -> Sequence[Job]:
+    """The newest jobs that use a model pair, or made it, newest first."""
+    statement = select(Job).where(Job.model_id == model_id).order_by(Job.id.desc())
+    return session.scalars(statement.limit(limit)).all()
+
+
+def in_training(session: Session) -> Sequence[Job]:
+    """Train jobs that have not ended, newest first."""
+    statement = select(Job).where(Job.ended_at.is_(None), Job.kind == "train")
+    return session.scalars(statement.order_by(Job.id.desc())).all()
+
+
 def shards_of(session: Session, job_id: uuid.UUID) -> Sequence[Shard]:
     """A job's shards in order."""
     return session.scalars(select(Shard).where(Shard.job_id == job_id).order_by(Shard.index)).all()

@@ -21,6 +21,7 @@ from factory.tables import (
     Job,
     ModelPair,
     Push,
+    Review,
     Sample,
     SampleNegative,
 )
@@ -105,12 +106,14 @@ def list_page(
     states: Sequence[str] = (),
     job_id: uuid.UUID | None = None,
     query: str | None = None,
+    reason: str | None = None,
     before: uuid.UUID | None = None,
     limit: int = 50,
 ) -> Sequence[Sample]:
     """Samples, newest first, at most `limit`, older than the sample `before`.
 
-    `query` is matched as words, in the way of a web search ("quoted phrase", -not).
+    `query` is matched as words, in the way of a web search ("quoted phrase", -not). `reason` is
+    one that a live review gives, or why the sample was filtered out.
     """
     statement = select(Sample).where(Sample.dataset_id == dataset_id)
     if origin is not None:
@@ -122,6 +125,10 @@ def list_page(
     if query:
         words = func.websearch_to_tsquery("simple", query)
         statement = statement.where(Sample.search.bool_op("@@")(words))
+    if reason is not None:
+        given = Review.reasons.contains([reason]), Review.deleted_at.is_(None)
+        reviewed = Sample.id.in_(select(Review.sample_id).where(*given))
+        statement = statement.where(reviewed | (Sample.filter_reason == reason))
     if before is not None:
         statement = statement.where(Sample.id < before)
     return session.scalars(statement.order_by(Sample.id.desc()).limit(limit)).all()
@@ -209,14 +216,36 @@ def provenance(session: Session, sample_id: uuid.UUID) -> dict[str, Any]:
     }
 
 
+def similarities(
+    session: Session, sample_id: uuid.UUID, others: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, float]:
+    """The cosine similarity of a sample to each of these; those without an embedding are left
+    out, and all of them while the sample has none."""
+    here = session.scalar(select(Sample.embedding).where(Sample.id == sample_id))
+    if here is None:
+        return {}
+    away = Sample.embedding.cosine_distance(here)
+    found = select(Sample.id, away).where(Sample.id.in_(others), Sample.embedding.is_not(None))
+    return {id_: 1 - distance for id_, distance in session.execute(found)}
+
+
+def steered_by(session: Session, sample_id: uuid.UUID) -> int:
+    """How many samples were steered away from this one."""
+    used = SampleNegative.negative_id == sample_id, SampleNegative.role == "negative"
+    return session.scalar(select(func.count()).where(*used)) or 0
+
+
 def levers_of(sample: Sample, attempt: Attempt) -> list[dict[str, Any]] | None:
     """What acted on a sample beside its negatives, none on an audit sample; None for one that
     was made before this was noted."""
     return [] if sample.audit else attempt.environment.get("levers")
 
 
-def neighbours(session: Session, sample_id: uuid.UUID, k: int) -> Sequence[tuple[Sample, float]]:
-    """The k nearest samples of the dataset with their cosine similarity, nearest first.
+def neighbours(
+    session: Session, sample_id: uuid.UUID, k: int, origin: str | None = None
+) -> Sequence[tuple[Sample, float]]:
+    """The k nearest samples of the dataset (of this origin) with their cosine similarity,
+    nearest first.
 
     Returns k where the dataset has k: the index is scanned on until enough rows pass.
     Raises Conflict while the sample has no embedding.
@@ -232,6 +261,8 @@ def neighbours(session: Session, sample_id: uuid.UUID, k: int) -> Sequence[tuple
         Sample.id != sample_id,
         Sample.embedding.is_not(None),
     )
+    if origin is not None:
+        statement = statement.where(Sample.origin == origin)
     found = session.execute(statement.order_by(distance).limit(k)).all()
     if len(found) < k:  # the index gave up before enough rows passed: look at each of them
         found = session.execute(statement.order_by(distance + 0).limit(k)).all()

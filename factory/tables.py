@@ -251,6 +251,33 @@ class SampleNegative(Base):
     negative_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("samples.id"))
 
 
+class Mark(Base):
+    """What someone decided about a sample as a negative: `pinned`, always steered away from, or
+    `retired`, never again. How earlier samples were made stays as it is."""
+
+    __tablename__ = "marks"
+    __table_args__ = (
+        CheckConstraint("kind IN ('pinned','retired')", name="kind"),
+        Index(None, "dataset_id", "kind"),
+    )
+
+    sample_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("samples.id"), primary_key=True)
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
+    kind: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+
+
+class Map(Base):
+    """Where the newest samples of a dataset lie in two dimensions: [sample id, x, y] each, x and
+    y about between −1 and 1. Drawn anew when someone asks."""
+
+    __tablename__ = "maps"
+
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    points: Mapped[list[Any]] = mapped_column(JSONB)
+    made_at: Mapped[datetime] = _now()
+
+
 class Failure(Base):
     """An ordinal that could not be made, and why. It has no sample."""
 

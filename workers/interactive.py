@@ -1,8 +1,9 @@
 """Answers what a person waits for: replay, explanation and preview."""
 
 import random
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from workers.levers.acting import Acting, Bench, recalled
 from workers.pairs import LoadedPair, PairCache
 from workers.watchdog import Watchdog
 
+NOTE_SECONDS = 0.2  # how often what is made so far is stored for those who watch
 STREAMS = ("expert", "base", "negative", "center")
 
 logger = log.get(__name__)
@@ -104,7 +106,7 @@ class Desk:
 
     def _answer(self, session: Session, request: Request) -> dict[str, Any]:
         if request.kind == "preview":
-            return self._preview(session, request.payload["spec"])
+            return self._preview(session, request)
         past = _past(session, uuid.UUID(request.payload["sample"]))
         answer = self._replay if request.kind == "replay" else self._explain
         return answer(past)
@@ -144,9 +146,10 @@ class Desk:
         row = _row(composer, past)
         return next(composer.decoder(1, trace=True).run([row.request])), composer
 
-    def _preview(self, session: Session, payload: dict[str, Any]) -> dict[str, Any]:
-        """A few samples with and without guidance, from the same seeds. Nothing is stored."""
-        spec = GenerateSpec.model_validate(payload)
+    def _preview(self, session: Session, request: Request) -> dict[str, Any]:
+        """A few samples with and without guidance, from the same seeds. Nothing is stored but
+        the request's own result, which grows as they are made."""
+        spec = GenerateSpec.model_validate(request.payload["spec"])
         dataset = datasets.get(session, spec.dataset)
         pair = self.pairs.load(models.get(session, spec.model))
         feedback = spec.feedback or Feedback.model_validate(dataset.feedback)
@@ -155,10 +158,22 @@ class Desk:
         off = {"gamma": 0.0, "eta": 0.0}
         plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
         acting = self.bench.ready(dataset.id, spec, pair)
-        return {
-            "guided": self._few(session, pair, spec, dataset.id, acting),
+        runs = {
             "unguided": self._few(session, pair, plain, dataset.id, Acting()),
+            "guided": self._few(session, pair, spec, dataset.id, acting),
         }
+        shown: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+        noted = time.monotonic()
+        for name, row in _by_turns(runs):
+            shown[name].append(row)
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                self._note(request.id, shown)
+                noted = time.monotonic()
+        return {name: sorted(rows, key=lambda row: row["ordinal"]) for name, rows in shown.items()}
+
+    def _note(self, request_id: uuid.UUID, partial: dict[str, Any]) -> None:
+        with self.database.transaction() as session:
+            requests.note(session, request_id, partial)
 
     def _few(
         self,
@@ -167,7 +182,7 @@ class Desk:
         spec: GenerateSpec,
         dataset_id: uuid.UUID,
         acting: Acting,
-    ) -> list[dict[str, Any]]:
+    ) -> Iterator[dict[str, Any]]:
         spec = acting.applied(spec)
         evidence = levers.within(dataset_id, acting.window)
         composer = Composer(spec, pair, acting.head)
@@ -178,9 +193,9 @@ class Desk:
             for ordinal in range(spec.count)
             for seed in [row_seed(spec.seed, ordinal)]
         ]
-        decoder = composer.decoder(len(rows), trace=False)
-        made = {c.index: c for c in decoder.run(row.request for row in rows)}
-        return [_previewed(row, made[index], composer) for index, row in enumerate(rows)]
+        decoder = composer.decoder(len(rows), trace=True)
+        for completion in decoder.run(row.request for row in rows):
+            yield _previewed(rows[completion.index], completion, composer)
 
 
 def _chosen(
@@ -194,6 +209,20 @@ def _chosen(
         return Chosen()
     rng = random.Random(seed)
     return negatives.choose(session, dataset_id, spec.negatives, rng, evidence=evidence)
+
+
+def _by_turns(
+    runs: Mapping[str, Iterator[dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the runs yield, one of each in turn, with the run's name, until all have ended."""
+    left = dict(runs)
+    while left:
+        for name, run in list(left.items()):
+            row = next(run, None)
+            if row is None:
+                del left[name]
+            else:
+                yield name, row
 
 
 def _past(session: Session, sample_id: uuid.UUID) -> Past:
@@ -279,6 +308,12 @@ def _previewed(row: Row, completion: Completion, composer: Composer) -> dict[str
         "text": composer.text(completion.token_ids),
         "tokens": len(completion.token_ids),
         "finish_reason": completion.finish_reason,
+        "surprise": _surprise(completion.trace),
         "negatives": [str(document.id) for document in row.negatives],
         "center": [str(document.id) for document in row.center],
     }
+
+
+def _surprise(trace: Trace | None) -> float | None:
+    """How little the expert expects a text: mean of −E over its tokens, in nats."""
+    return -float(trace.expert.mean()) if trace is not None and len(trace.expert) else None

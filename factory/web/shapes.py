@@ -150,6 +150,7 @@ class Rejected(Sample):
     """A rejected sample, and how many samples were steered away from it."""
 
     used: int
+    mark: Literal["pinned", "retired"] | None
 
 
 class Negatives(Shape):
@@ -368,6 +369,13 @@ class Request(Shape):
     error: dict[str, Any] | None
     created_at: Time
     done_at: Time | None
+
+
+class Mark(Shape):
+    """What someone decided about a sample as a negative; null: nothing."""
+
+    sample: uuid.UUID
+    kind: Literal["pinned", "retired"] | None
 
 
 class Difference(Shape):

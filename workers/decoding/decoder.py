@@ -137,7 +137,7 @@ class _Batch:
         self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
         self._vocab = pair.vocab_size
-        self._kernel = _kernel(self._device, decoder._sampling)
+        self._kernel = _kernel(self._device, decoder._guidance, decoder._sampling)
 
     def scores(self, slot: int) -> Tensor:
         """(V,) of a slot's next token."""
@@ -308,10 +308,11 @@ class _Batch:
         return sample
 
 
-def _kernel(device: torch.device, sampling: Sampling) -> Choose | None:
-    """What chooses tokens in one kernel: on CUDA with triton, and without top-k, top-p, min-p."""
-    narrowed = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
-    if device.type != "cuda" or narrowed or find_spec("triton") is None:
+def _kernel(device: torch.device, guidance: Guidance, sampling: Sampling) -> Choose | None:
+    """What chooses tokens in one kernel: on CUDA with triton, for the rules that it knows, and
+    without filters."""
+    known = guidance.rule in ("steer", "paper") and not sampling.filters
+    if device.type != "cuda" or not known or find_spec("triton") is None:
         return None
     from . import fused
 

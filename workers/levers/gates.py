@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 
 from factory.feedback import Gates
+from factory.texts import ngrams, words
 from workers.levers.keywords import Keyword, keyword_in
-from workers.metrics.variety import ngrams, words
 
 ORDER = 3  # words in the runs that near-copies share
 REASON = 200  # characters of a reason, at most

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.metrics.variety import words
+from factory.texts import words
 
 CHANCE = 0.05  # of taking any innocent word for a mark, over all words together
 ABOUT_WORDS = ("off_topic", "unsafe", "other")  # reasons that a word can stand for

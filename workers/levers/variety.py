@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from workers.metrics.variety import ngrams
+from factory.texts import ngrams
 
 MINIMUM = 40  # texts of the audit: with fewer nothing is said
 DRAWS = 8  # of as many guided texts as the audit has: distinct-3 depends on how many there are

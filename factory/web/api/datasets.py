@@ -185,9 +185,14 @@ def list_negatives(name: str, query: PageQuery) -> dict[str, Any]:
             used.update({sample.id: count for sample, count in found})
             return [sample for sample, _ in found]
 
-        listed = page(
-            rows, query.limit, lambda row: show.sample(row, name) | {"used": used[row.id]}
-        )
+        marked: dict[Any, str] = {}
+
+        def shown(row: tables.Sample) -> dict[str, Any]:
+            if not marked:
+                marked.update(negatives.marks(session, list(used)))
+            return show.sample(row, name) | {"used": used[row.id], "mark": marked.get(row.id)}
+
+        listed = page(rows, query.limit, shown)
         return listed | {"pools": negatives.pools(session, dataset.id)}
 
 

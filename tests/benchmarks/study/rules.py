@@ -1,4 +1,8 @@
-"""The rules that are compared, each with the settings that it is tuned over: six at most."""
+"""The rules that are compared, each with the settings that it is tuned over: six at most.
+
+Names are those of the job presets in `factory.spec`; CFG is given the running output as its
+negative prompt, as the paper's rule and ours are.
+"""
 
 from collections.abc import Sequence
 from random import Random
@@ -46,10 +50,16 @@ RULES: dict[str, tuple[Setting, ...]] = {
     "min-p": tuple(
         plain(min_p=p, temperature=t) for p in (0.05, 0.1, 0.2) for t in (1.0, 1.5)
     ),
-    "α-mask": tuple(
+    "typical": tuple(plain(typical_p=p) for p in (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)),
+    "alpha-mask": tuple(
         Setting(Guidance(eta=0, nucleus=1, alpha=a)) for a in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
     ),
-    "negative prompt, no mask": tuple(
+    "contrastive": tuple(
+        Setting(Guidance(rule="contrastive", gamma=gamma, eta=0, alpha=alpha))
+        for gamma in (0.5, 1.0)
+        for alpha in (0.05, 0.1, 0.3)
+    ),
+    "cfg": tuple(
         steer(0, eta, 1.0, temperature=t) for eta in (0.25, 0.5, 1.0) for t in (1.0, 0.7)
     ),
     "paper": (
