@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from factory import guidance as g
 from factory import search
+from factory.feedback import Feedback
 from factory.metrics import NAMES, MetricName
 
 DEMO_BASE = "demo"  # a base that is trained first, not loaded from a folder
@@ -185,6 +186,7 @@ class GenerateSpec(_Spec):
     guidance: GuidanceSpec = GuidanceSpec()
     negatives: NegativesSpec = NegativesSpec()
     sampling: SamplingSpec = SamplingSpec()
+    feedback: Feedback | None = Field(None, description="Default: the dataset's levers")
     audit: Share = Field(0.2, description="Share made without feedback, to know the true rates")
     shard_size: int = Field(64, ge=1, le=10_000)
     trace: bool = Field(True, description="Keep what moved each token")
