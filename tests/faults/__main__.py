@@ -2,7 +2,7 @@
 the way to Label Studio on a floor of their own. A row that ended well is kept in a file of its own,
 so that a run that was interrupted goes on where it was, and several may run side by side.
 
-    python -m tests.faults [--seed 1] [--only TEXT] [--on KIND] [--times N] [--soak MINUTES]
+    python -m tests.faults [--seed 1] [--only TEXT …] [--on KIND] [--times N] [--soak MINUTES]
         [--afresh]
 """
 
@@ -35,10 +35,11 @@ KEPT = Path("build/faults")
 def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("The plant is closed."))
-    named = [r for r in ROWS if arguments.only in r.name and arguments.on in ("", r.on)]
+    is_named = lambda row: any(part in row.name for part in arguments.only)  # noqa: E731
+    named = [row for row in ROWS if is_named(row) and arguments.on in ("", row.on)]
     wanted = [soak(arguments.soak)] if arguments.soak else named
     apart = arguments.soak or arguments.on
-    reviewed = [] if apart else [row for row in REVIEW_ROWS if arguments.only in row.name]
+    reviewed = [] if apart else [row for row in REVIEW_ROWS if is_named(row)]
     if arguments.afresh:
         for row in (*wanted, *reviewed):
             _file(row).unlink(missing_ok=True)
@@ -124,7 +125,7 @@ def _is_done(row: Row | ReviewRow, seed: int) -> bool:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", default="", help="rows whose name holds this text")
+    parser.add_argument("--only", nargs="*", default=[""], help="rows whose name holds such a text")
     parser.add_argument("--on", default="", choices=KINDS, help="only rows on such a plant")
     parser.add_argument("--times", type=int, default=0, help="faults a row, instead of its own")
     parser.add_argument("--soak", type=int, default=0, help="minutes of any kills, five a minute")

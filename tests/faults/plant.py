@@ -32,12 +32,13 @@ from ..integration.workers.factory_floor import PROMPT, save_pair
 from . import points
 from .proxy import Proxy
 from .servers import RabbitMQ, SmallDisk, listens, small_disk
+from .starter import Forked, launcher
 
 LEASE = 3.0  # seconds
 MARK = "FACTORY_FAULTS"  # in the environment of all that a plant starts
 TOKEN = "sf_the-token-of-the-fault-tests"
 RESTART = 0.3  # seconds until a dead member is started again
-PATIENCE = 120.0  # seconds until what must happen has not happened
+PATIENCE = 240.0  # seconds until what must happen has not happened
 STOPPING = 30.0  # seconds within which a member that is told to stop has ended
 BACKLOG = 2  # jobs at work at a time
 WORK: dict[str, Any] = {
@@ -60,7 +61,7 @@ OURS = {
     "worker-3": ("worker", "gpu"),
 }
 DONE = "SELECT (SELECT count(*) FROM samples), (SELECT coalesce(sum(fence), 0) FROM shards)"
-SERVERS = ("postgres", "redis", "epmd", "rabbitmq")
+SERVERS = ("starter", "postgres", "redis", "epmd", "rabbitmq")
 
 
 class LeftBehind(AssertionError):
@@ -74,12 +75,13 @@ class Member:
     name: str
     prepare: Callable[[], Command]
     log: Path
-    running: Popen[bytes] | None = None
+    launch: Callable[[Command, Path], "Popen[bytes] | Forked"] = process.launch
+    running: "Popen[bytes] | Forked | None" = None
     stop_signal: signal.Signals = signal.SIGTERM
 
     def start(self) -> None:
         command = self.prepare()
-        self.running, self.stop_signal = process.launch(command, self.log), command.stop_signal
+        self.running, self.stop_signal = self.launch(command, self.log), command.stop_signal
 
     @property
     def pid(self) -> int:
@@ -142,8 +144,11 @@ class Plant:
     def add(self, name: str, *arguments: str, **environment: str) -> None:
         """One more process of ours that is kept alive."""
         with self.lock:
-            self.members[name] = _own(self.settings, self.mark, name, arguments, environment)
-            self.members[name].start()
+            member = _own(self.settings, self.mark, name, arguments, environment)
+            if arguments[0] == "worker" and not environment:
+                member.launch = launcher(_socket(self.settings))
+            member.start()
+            self.members[name] = member
 
     def drop(self, name: str) -> None:
         with self.lock:
@@ -286,7 +291,9 @@ class Plant:
         return self.struck is not None and bool(self.struck.held)
 
     def _known(self) -> set[int]:
-        return {pid for m in self.members.values() for pid in _tree(m)} | {os.getpid()}
+        starter = self.members["starter"]
+        others = [member for member in self.members.values() if member is not starter]
+        return {os.getpid(), starter.pid, *(pid for member in others for pid in _tree(member))}
 
     def close(self) -> list[str]:
         """Stop all: first our own processes, as an upgrade does, then the servers. Returns what
@@ -309,7 +316,7 @@ class Plant:
         left += [
             f"a socket on port {c.laddr.port}"
             for c in psutil.net_connections("tcp")
-            if c.laddr.port in ports and c.status != "TIME_WAIT"
+            if c.laddr.port in ports and c.pid is not None  # others are the kernel's, for a while
         ]
         for each in _marked(self.mark):
             with suppress(psutil.NoSuchProcess):
@@ -418,6 +425,9 @@ def _start(plant: Plant) -> None:
         datasets.create(session, "harmed", PROMPT)
         base, expert = str(folder / "base"), str(folder / "expert")
         models.add(session, plant.settings, name="tiny", base=base, expert=expert)
+    plant.members["starter"] = _own(plant.settings, plant.mark, "starter", ("starter",), {})
+    plant.members["starter"].start()
+    plant.until("the starter", _socket(plant.settings).exists)
     for name, arguments in OURS.items():
         plant.add(name, *arguments)
     threading.Thread(target=plant.keep, name="keeper", daemon=True).start()
@@ -444,6 +454,10 @@ def _marking(prepare: Callable[[], Command], mark: str) -> Callable[[], Command]
     return marked
 
 
+def _socket(settings: Settings) -> Path:
+    return settings.home / "starter"
+
+
 def _own(
     settings: Settings,
     mark: str,
@@ -455,10 +469,10 @@ def _own(
     given = settings.model_dump(include=settings.model_fields_set)
     told = {f"FACTORY_{key.upper()}": str(value) for key, value in given.items()}
     told |= {MARK: mark, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **environment}
-    argv = (
-        (*worker_command(arguments[1], settings), "--hostname", f"{name}@%h")
-        if arguments[0] == "worker"
-        else (sys.executable, "-m", "factory", *arguments)
-    )
+    argv: tuple[str, ...] = (sys.executable, "-m", "factory", *arguments)
+    if arguments[0] == "worker":
+        argv = (*worker_command(arguments[1], settings), "--hostname", f"{name}@%h")
+    elif arguments[0] == "starter":
+        argv = (sys.executable, "-m", "tests.faults.starter", str(_socket(settings)))
     command = Command(name, argv, told, Path.cwd(), None, signal.SIGTERM)
     return Member(name, lambda: command, settings.home / "logs" / f"{name}.log")

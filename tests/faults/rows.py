@@ -10,7 +10,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,17 +130,24 @@ def kill_web_and_beat_before_publishing(plant: Plant, rng: random.Random) -> Non
 
 @contextmanager
 def _submitting(plant: Plant, trap: Trap | None = None) -> Iterator[None]:
-    """Someone submits a job meanwhile, until it is accepted; the first answer may be trapped."""
-    with ThreadPoolExecutor(1) as someone:
-        plant.front.trap = trap
-        accepted = someone.submit(plant.submit, SMALL)
+    """Someone submits a job meanwhile, and goes on until it is accepted; the first answer may be
+    trapped."""
+
+    def submit() -> None:
         try:
-            yield
-        finally:
-            plant.front.trap = None
-            if trap:
-                trap.opened.set()
-        plant.accepted.add(accepted.result())
+            plant.accepted.add(plant.submit(SMALL))
+        except AssertionError as error:
+            plant.complaints.append(str(error))
+
+    plant.front.trap = trap
+    plant.ending = threading.Thread(target=submit)
+    plant.ending.start()
+    try:
+        yield
+    finally:
+        plant.front.trap = None
+        if trap:
+            trap.opened.set()
 
 
 def kill_beat(plant: Plant, rng: random.Random) -> None:

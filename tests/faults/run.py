@@ -141,7 +141,8 @@ part of the factory knows. broken: invariants A to F, jobs that did not succeed,
 the accepted ones. takeover: from the harm (from its end, where it lasts) until every shard that was
 held then is done, or held again under a lease that is renewed. recovery: until then, and another
 shard was leased, a sample stored, and the API answers: with what starting again what died takes.
-Three workers, of which two were at work before each harm. Test lease: {lease:g} s."""
+Three workers, of which two were at work before each harm, started again by a process that has
+imported their libraries. Test lease: {lease:g} s."""
 HEAD = ("row", "seed", "faults", "jobs", "planned", "stored", "doubled", "lost", "leaked")
 
 
