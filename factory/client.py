@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote
 
 import httpx
@@ -82,6 +82,14 @@ class Client:
     def dataset(self, name: str) -> Json:
         """A dataset with its counts. Raises NotFound."""
         return self._http.get(f"/datasets/{_part(name)}")
+
+    def set_feedback(self, name: str, feedback: Mapping[str, Any]) -> Json:
+        """Say which levers a dataset's later jobs use: `{"levers": {name: settings}, "window"}`.
+
+        Raises NotFound, Invalid.
+        """
+        path = f"/datasets/{_part(name)}"
+        return self._http.call("PATCH", path, {"feedback": feedback}, safe=True)
 
     def import_samples(
         self,
@@ -171,8 +179,9 @@ class Client:
         return self._http.pages(f"/datasets/{_part(dataset)}/reviews", {}, limit)
 
     def review_stats(self, dataset: str) -> Json:
-        """Counts of pushes, verdicts and reasons of a dataset."""
-        return dict(self.metrics(dataset)["reviews"])
+        """Counts of pushes, verdicts and reasons of a dataset, and what its levers learned."""
+        found = self.metrics(dataset)
+        return {**found["reviews"], "feedback": found["feedback"]}
 
     def sync_reviews(self, dataset: str) -> Json:
         """Have the dataset's reviews compared with Label Studio now.
@@ -293,6 +302,14 @@ class Client:
     def neighbors(self, sample_id: str, k: int = 10) -> list[Json]:
         """The k samples most like this one, nearest first."""
         return list(self._http.get(f"/samples/{_part(sample_id)}/neighbors", {"k": k})["items"])
+
+    def mark(self, sample_id: str, kind: Literal["pinned", "retired"] | None) -> None:
+        """Always steer away from a sample, never again, or (None) as from any other."""
+        path = f"/samples/{_part(sample_id)}/mark"
+        if kind is None:
+            self._http.call("DELETE", path, safe=True)
+        else:
+            self._http.call("PUT", path, {"kind": kind}, safe=True)
 
     def replay(self, sample_id: str) -> Json:
         """Make a sample again: `{identical, text, expected, first_difference}`, the last null

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from factory import outbox, strict_json, tallies
 from factory.errors import Conflict, NotFound
+from factory.feedback import Feedback
 from factory.ids import new_id
 from factory.spec import Defaults
 from factory.tables import Dataset, Sample
@@ -80,6 +81,11 @@ def get(session: Session, name: str) -> Dataset:
     if dataset is None:
         raise NotFound(f"There is no dataset named '{name}'.")
     return dataset
+
+
+def set_feedback(dataset: Dataset, feedback: Feedback) -> None:
+    """Say which levers the dataset's later jobs use."""
+    dataset.feedback = feedback.model_dump(mode="json")
 
 
 def list_all(

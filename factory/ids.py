@@ -14,3 +14,8 @@ def new_id() -> uuid.UUID:
     part = (rest << 12) // 1_000_000
     noise = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
     return uuid.UUID(int=(stamp & (1 << 48) - 1) << 80 | 0x7 << 76 | part << 64 | 0x2 << 62 | noise)
+
+
+def earliest_id(seconds_ago: float) -> uuid.UUID:
+    """An id before all that are made from so many seconds ago on: bounds a search by time."""
+    return uuid.UUID(int=int((time.time() - seconds_ago) * 1000) << 80)

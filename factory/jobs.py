@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from factory import outbox
 from factory.errors import Conflict, NotFound
+from factory.feedback import Feedback
 from factory.ids import new_id
 from factory.spec import AnySpec, EvaluateSpec, GenerateSpec, ProbeSpec, SweepSpec
 from factory.tables import (
@@ -130,6 +131,18 @@ def list_page(
     if before is not None:
         statement = statement.where(Job.id < before)
     return session.scalars(statement).all()
+
+
+def with_model(session: Session, model_id: uuid.UUID, limit: int) -> Sequence[Job]:
+    """The newest jobs that use a model pair, or made it, newest first."""
+    statement = select(Job).where(Job.model_id == model_id).order_by(Job.id.desc())
+    return session.scalars(statement.limit(limit)).all()
+
+
+def in_training(session: Session) -> Sequence[Job]:
+    """Train jobs that have not ended, newest first."""
+    statement = select(Job).where(Job.ended_at.is_(None), Job.kind == "train")
+    return session.scalars(statement.order_by(Job.id.desc())).all()
 
 
 def shards_of(session: Session, job_id: uuid.UUID) -> Sequence[Shard]:
@@ -245,6 +258,8 @@ def _new_job(spec: AnySpec, dataset: Dataset, model: ModelPair | None) -> dict[s
     stored = spec.model_dump(mode="json")
     if isinstance(spec, GenerateSpec | ProbeSpec | SweepSpec) and spec.prompt is None:
         stored["prompt"] = dataset.prompt
+    if isinstance(spec, GenerateSpec) and spec.feedback is None:
+        stored["feedback"] = Feedback.model_validate(dataset.feedback).model_dump(mode="json")
     return {
         "id": new_id(),
         "kind": spec.kind,
@@ -325,7 +340,9 @@ def _live(session: Session, job_id: uuid.UUID, wanted: str) -> Job:
 
 def _steering(session: Session, job: Job) -> dict[str, Any] | None:
     """How many samples η could not steer, with a note in words; None when η was not used."""
-    if job.spec["guidance"]["eta"] == 0 or job.spec["negatives"]["count"] == 0:
+    spec = GenerateSpec.model_validate(job.spec)
+    used = (spec.feedback or Feedback()).levers.negatives is not None
+    if spec.guidance.eta == 0 or spec.negatives.count == 0 or not used:
         return None
     guided = (Sample.job_id == job.id) & Sample.audit.is_(False)
     steered = exists().where(

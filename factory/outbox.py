@@ -26,6 +26,7 @@ SERVE = "workers.gpu.serve"  # key: request
 EMBED = "workers.cpu.embed"  # key: dataset
 PUSH = "workers.cpu.push"  # key: dataset
 HANDLE_EVENT = "workers.cpu.handle_event"  # key: webhook event
+DRAW_MAP = "workers.cpu.draw_map"  # key: dataset
 RECONCILE = "workers.cpu.reconcile"  # key: dataset
 
 LABEL_STUDIO = (PUSH, HANDLE_EVENT, RECONCILE)  # tasks that wait while it is away

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from factory import outbox
@@ -24,6 +25,18 @@ def waiting(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[tup
         .limit(limit)
     )
     return [(push, sample) for push, sample in session.execute(statement)]
+
+
+def add(session: Session, sample_ids: Sequence[uuid.UUID]) -> int:
+    """Owe the review of those of these samples that were generated and are not on their way
+    yet; returns how many."""
+    ready = select(Sample.id, Sample.dataset_id).where(
+        Sample.id.in_(sample_ids), Sample.state == "generated"
+    )
+    statement = insert(Push).from_select(["sample_id", "dataset_id"], ready)
+    added = session.scalars(statement.on_conflict_do_nothing().returning(Push.dataset_id)).all()
+    outbox.owe(session, outbox.PUSH, *added)
+    return len(added)
 
 
 def mark_tried(session: Session, sample_ids: Sequence[uuid.UUID]) -> None:
@@ -111,6 +124,25 @@ def release(session: Session, dataset_id: uuid.UUID, project_id: int) -> int:
 def of_sample(session: Session, sample_id: uuid.UUID) -> Push | None:
     """A sample's way to Label Studio, if it was to be reviewed."""
     return session.get(Push, sample_id)
+
+
+def to_review(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[tuple[Push, Sample]]:
+    """Samples that lie in Label Studio without a verdict, oldest first."""
+    statement = (
+        select(Push, Sample)
+        .join(Sample, Sample.id == Push.sample_id)
+        .where(Sample.dataset_id == dataset_id, Sample.origin == "synthetic")
+        .where(Sample.state == "in_review", Push.task_id.is_not(None))
+        .order_by(Sample.id)
+        .limit(limit)
+    )
+    return [(push, sample) for push, sample in session.execute(statement)]
+
+
+def of_samples(session: Session, sample_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Push]:
+    """The way to Label Studio of each of these samples that has one."""
+    rows = session.scalars(select(Push).where(Push.sample_id.in_(sample_ids)))
+    return {push.sample_id: push for push in rows}
 
 
 def move_task(session: Session, sample_id: uuid.UUID, task_id: int, to_task: int) -> None:

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from factory import outbox
@@ -77,6 +77,12 @@ def waiting(session: Session, request_id: uuid.UUID) -> Request | None:
     return session.scalar(statement)
 
 
+def note(session: Session, request_id: uuid.UUID, partial: dict[str, Any]) -> None:
+    """Store what is known so far, for those who watch; the answer takes its place."""
+    statement = update(Request).where(Request.id == request_id, Request.done_at.is_(None))
+    session.execute(statement.values(result=partial))
+
+
 def answer(session: Session, request: Request, result: dict[str, Any]) -> None:
     """Store the result."""
     request.result = result
@@ -85,6 +91,7 @@ def answer(session: Session, request: Request, result: dict[str, Any]) -> None:
 
 def refuse(session: Session, request: Request, error: FactoryError) -> None:
     """Store why there is no result."""
+    request.result = None
     request.error = {"status": error.status, "title": error.title, "detail": error.detail}
     _close(session, request)
 

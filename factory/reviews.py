@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from factory import outbox, tallies
 from factory.ids import new_id
-from factory.tables import Dataset, Push, Review, Sample, WebhookEvent
+from factory.tables import Dataset, Push, Review, Sample, SampleNegative, WebhookEvent
 from factory.tallies import Counted
 
 VERDICTS = ("accept", "reject", "fix")
@@ -43,6 +43,22 @@ class Verdict:
     lead_seconds: float | None
     created_at: datetime
     updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One review with what matters of its sample. `steered`: made away from rejected samples."""
+
+    sample_id: uuid.UUID
+    job_id: uuid.UUID
+    text: str
+    verdict: str
+    reasons: list[str]
+    reviewer: str
+    lead_seconds: float | None
+    updated_at: datetime
+    audit: bool
+    steered: bool
 
 
 @dataclass(frozen=True)
@@ -272,6 +288,27 @@ def list_page(
     if before is not None:
         statement = statement.where(Review.id < before)
     return session.scalars(statement).all()
+
+
+def judged(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[Judged]:
+    """The newest live reviews of a dataset's generated samples, at most `limit`."""
+    negative = aliased(Sample)
+    steered = (
+        exists()
+        .where(SampleNegative.sample_id == Sample.id, SampleNegative.role == "negative")
+        .where(negative.id == SampleNegative.negative_id, negative.state == "rejected")
+    )
+    statement = (
+        select(Review.sample_id, Sample.job_id, Sample.text, Review.verdict, Review.reasons)
+        .add_columns(Review.reviewer, Review.lead_seconds, Review.updated_at)
+        .add_columns(Sample.audit, steered.label("steered"))
+        .join(Sample, Sample.id == Review.sample_id)
+        .where(Sample.dataset_id == dataset_id, Sample.origin == "synthetic")
+        .where(Review.deleted_at.is_(None))
+        .order_by(Review.id.desc())
+        .limit(limit)
+    )
+    return [Judged(*row) for row in session.execute(statement)]
 
 
 def of_sample(session: Session, sample_id: uuid.UUID) -> Sequence[Review]:

@@ -21,6 +21,7 @@ from factory.tables import (
     Job,
     ModelPair,
     Push,
+    Review,
     Sample,
     SampleNegative,
 )
@@ -42,6 +43,7 @@ class Made:
     negatives: tuple[uuid.UUID, ...] = ()
     center: tuple[uuid.UUID, ...] = ()
     trace: bytes | None = None
+    filter_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,14 @@ def list_page(
     states: Sequence[str] = (),
     job_id: uuid.UUID | None = None,
     query: str | None = None,
+    reason: str | None = None,
     before: uuid.UUID | None = None,
     limit: int = 50,
 ) -> Sequence[Sample]:
     """Samples, newest first, at most `limit`, older than the sample `before`.
 
-    `query` is matched as words, in the way of a web search ("quoted phrase", -not).
+    `query` is matched as words, in the way of a web search ("quoted phrase", -not). `reason` is
+    one that a live review gives, or why the sample was filtered out.
     """
     statement = select(Sample).where(Sample.dataset_id == dataset_id)
     if origin is not None:
@@ -121,6 +125,10 @@ def list_page(
     if query:
         words = func.websearch_to_tsquery("simple", query)
         statement = statement.where(Sample.search.bool_op("@@")(words))
+    if reason is not None:
+        given = Review.reasons.contains([reason]), Review.deleted_at.is_(None)
+        reviewed = Sample.id.in_(select(Review.sample_id).where(*given))
+        statement = statement.where(reviewed | (Sample.filter_reason == reason))
     if before is not None:
         statement = statement.where(Sample.id < before)
     return session.scalars(statement.order_by(Sample.id.desc()).limit(limit)).all()
@@ -201,14 +209,43 @@ def provenance(session: Session, sample_id: uuid.UUID) -> dict[str, Any]:
         "center": _documents(links, "center"),
         "audit": sample.audit,
         **attempt.environment,
+        "levers": levers_of(sample, attempt) or [],
         "worker": attempt.worker,
         "finish_reason": sample.finish_reason,
         "created_at": sample.created_at.isoformat(),
     }
 
 
-def neighbours(session: Session, sample_id: uuid.UUID, k: int) -> Sequence[tuple[Sample, float]]:
-    """The k nearest samples of the dataset with their cosine similarity, nearest first.
+def similarities(
+    session: Session, sample_id: uuid.UUID, others: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, float]:
+    """The cosine similarity of a sample to each of these; those without an embedding are left
+    out, and all of them while the sample has none."""
+    here = session.scalar(select(Sample.embedding).where(Sample.id == sample_id))
+    if here is None:
+        return {}
+    away = Sample.embedding.cosine_distance(here)
+    found = select(Sample.id, away).where(Sample.id.in_(others), Sample.embedding.is_not(None))
+    return {id_: 1 - distance for id_, distance in session.execute(found)}
+
+
+def steered_by(session: Session, sample_id: uuid.UUID) -> int:
+    """How many samples were steered away from this one."""
+    used = SampleNegative.negative_id == sample_id, SampleNegative.role == "negative"
+    return session.scalar(select(func.count()).where(*used)) or 0
+
+
+def levers_of(sample: Sample, attempt: Attempt) -> list[dict[str, Any]] | None:
+    """What acted on a sample beside its negatives, none on an audit sample; None for one that
+    was made before this was noted."""
+    return [] if sample.audit else attempt.environment.get("levers")
+
+
+def neighbours(
+    session: Session, sample_id: uuid.UUID, k: int, origin: str | None = None
+) -> Sequence[tuple[Sample, float]]:
+    """The k nearest samples of the dataset (of this origin) with their cosine similarity,
+    nearest first.
 
     Returns k where the dataset has k: the index is scanned on until enough rows pass.
     Raises Conflict while the sample has no embedding.
@@ -224,6 +261,8 @@ def neighbours(session: Session, sample_id: uuid.UUID, k: int) -> Sequence[tuple
         Sample.id != sample_id,
         Sample.embedding.is_not(None),
     )
+    if origin is not None:
+        statement = statement.where(Sample.origin == origin)
     found = session.execute(statement.order_by(distance).limit(k)).all()
     if len(found) < k:  # the index gave up before enough rows passed: look at each of them
         found = session.execute(statement.order_by(distance + 0).limit(k)).all()
@@ -267,13 +306,13 @@ def set_embeddings(session: Session, vectors: Sequence[tuple[uuid.UUID, Sequence
 
 
 def _sample(by: MadeBy, id_: uuid.UUID, row: Made) -> dict[str, Any]:
-    empty = not row.text.strip()
+    reason = _filter_reason(row)
     return {
         "id": id_,
         "dataset_id": by.dataset_id,
         "origin": "synthetic",
-        "state": "filtered" if empty else "generated",
-        "filter_reason": "empty" if empty else None,
+        "state": "filtered" if reason else "generated",
+        "filter_reason": reason,
         "text": row.text,
         "text_sha256": hashlib.sha256(row.text.encode()).digest(),
         "label": by.label,
@@ -288,6 +327,10 @@ def _sample(by: MadeBy, id_: uuid.UUID, row: Made) -> dict[str, Any]:
         "finish_reason": row.finish_reason,
         "trace": row.trace,
     }
+
+
+def _filter_reason(row: Made) -> str | None:
+    return row.filter_reason if row.text.strip() else "empty"
 
 
 def _links(sample_id: uuid.UUID, row: Made) -> list[dict[str, Any]]:
@@ -331,7 +374,7 @@ def _owe(
     pushes = [
         {"sample_id": id_, "dataset_id": dataset_id}
         for id_, row in kept
-        if review.push and row.text.strip() and is_reviewed(review.fraction, row.seed)
+        if review.push and _filter_reason(row) is None and is_reviewed(review.fraction, row.seed)
     ]
     if pushes:
         session.execute(insert(Push).values(pushes))

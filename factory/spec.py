@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import uuid
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -14,13 +14,16 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from typing_extensions import TypedDict
 
 from factory import guidance as g
 from factory import search
+from factory.feedback import Feedback
 from factory.metrics import NAMES, MetricName
 
 DEMO_BASE = "demo"  # a base that is trained first, not loaded from a folder
 MAX_SEED = (1 << 53) - 1  # survives every JSON reader
+MAX_POINTS = 64  # settings of a sweep: each is a job
 
 Name = Annotated[
     str,
@@ -33,7 +36,15 @@ Name = Annotated[
 ]
 StopString = Annotated[str, Field(min_length=1, max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Mass = Annotated[float, Field(gt=0, le=1)]
+Gamma = Annotated[float, Field(ge=g.GAMMA_BOUNDS[0], le=g.GAMMA_BOUNDS[1])]
+Eta = Annotated[float, Field(ge=g.ETA_BOUNDS[0], le=g.ETA_BOUNDS[1])]
+Temperature = Annotated[float, Field(ge=g.TEMPERATURE_BOUNDS[0], le=g.TEMPERATURE_BOUNDS[1])]
+TopK = Annotated[int, Field(ge=g.TOP_K_BOUNDS[0], le=g.TOP_K_BOUNDS[1])]
+NegativeCount = Annotated[int, Field(ge=0, le=32)]
+Strategy = Literal["random", "recent", "nearest"]
 Source = Literal["real", "synthetic", "rejected"]
+Sources = dict[Source, Annotated[float, Field(ge=0, le=1000)]]
 SampleState = Literal["generated", "filtered", "in_review", "accepted", "rejected", "fixed"]
 
 Preset = Literal[
@@ -92,15 +103,11 @@ class GuidanceSpec(_Spec):
     """How the expert is steered; see `factory.guidance.Guidance`."""
 
     rule: g.Rule = "steer"
-    gamma: float = Field(
-        0.0, ge=g.GAMMA_BOUNDS[0], le=g.GAMMA_BOUNDS[1], description="Follow the expert (γ)"
-    )
-    eta: float = Field(
-        0.5, ge=g.ETA_BOUNDS[0], le=g.ETA_BOUNDS[1], description="Avoid what exists (η)"
-    )
+    gamma: Gamma = Field(0.0, description="Follow the expert (γ)")
+    eta: Eta = Field(0.5, description="Avoid what exists (η)")
     alpha: Share = Field(0.0, description="Plausibility floor (α): share of the best token's p")
-    nucleus: float | None = Field(
-        None, gt=0, le=1, description="Plausible mass; default .95 with rule 'steer', else 1"
+    nucleus: Mass | None = Field(
+        None, description="Plausible mass; default .95 with rule 'steer', else 1"
     )
 
     @model_validator(mode="after")
@@ -122,11 +129,11 @@ class GuidanceSpec(_Spec):
 class SamplingSpec(_Spec):
     """How a token is drawn; see `factory.guidance.Sampling`."""
 
-    temperature: float = Field(1.0, ge=g.TEMPERATURE_BOUNDS[0], le=g.TEMPERATURE_BOUNDS[1])
-    top_k: int = Field(0, ge=g.TOP_K_BOUNDS[0], le=g.TOP_K_BOUNDS[1])
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: Temperature = 1.0
+    top_k: TopK = 0
+    top_p: Mass = 1.0
     min_p: Share = 0.0
-    typical_p: float = Field(1.0, gt=0, le=1)
+    typical_p: Mass = 1.0
     max_new_tokens: int = Field(80, ge=g.NEW_TOKENS_BOUNDS[0], le=g.NEW_TOKENS_BOUNDS[1])
     stop: Annotated[tuple[StopString, ...], BeforeValidator(_as_tuple)] = Field(
         ("\n",), max_length=8, description="A text ends before the first of these"
@@ -147,9 +154,9 @@ class SamplingSpec(_Spec):
 class NegativesSpec(_Spec):
     """Which existing samples to steer away from."""
 
-    count: int = Field(3, ge=0, le=32, description="Negatives for each sample; 0: none")
-    strategy: Literal["random", "recent", "nearest"] = "random"
-    sources: dict[Source, Annotated[float, Field(ge=0, le=1000)]] = Field(
+    count: NegativeCount = Field(3, description="Negatives for each sample; 0: none")
+    strategy: Strategy = "random"
+    sources: Sources = Field(
         default={"rejected": 2, "synthetic": 1}, description="Weight of each source"
     )
     center: bool = Field(True, description="Take away only what is particular to rejected ones")
@@ -179,6 +186,7 @@ class GenerateSpec(_Spec):
     guidance: GuidanceSpec = GuidanceSpec()
     negatives: NegativesSpec = NegativesSpec()
     sampling: SamplingSpec = SamplingSpec()
+    feedback: Feedback | None = Field(None, description="Default: the dataset's levers")
     audit: Share = Field(0.2, description="Share made without feedback, to know the true rates")
     shard_size: int = Field(64, ge=1, le=10_000)
     trace: bool = Field(True, description="Keep what moved each token")
@@ -245,28 +253,33 @@ class ProbeSpec(_Spec):
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
-SweepField = Literal[
-    "preset",
-    "guidance.rule",
-    "guidance.gamma",
-    "guidance.eta",
-    "guidance.alpha",
-    "guidance.nucleus",
-    "negatives.count",
-    "negatives.strategy",
-    "negatives.sources",
-    "negatives.center",
-    "sampling.temperature",
-    "sampling.top_k",
-    "sampling.top_p",
-    "sampling.min_p",
-    "sampling.typical_p",
-]
-SWEEP_FIELDS: tuple[SweepField, ...] = get_args(SweepField)  # in the order that people say them
-Values = Annotated[list[Any], Field(min_length=1, max_length=64)]
+ValueT = TypeVar("ValueT")
+Values = Annotated[list[ValueT], Field(min_length=1, max_length=MAX_POINTS)]
+Space = TypedDict(  # in the order that people say them
+    "Space",
+    {
+        "preset": Values[Preset],
+        "guidance.rule": Values[g.Rule],
+        "guidance.gamma": Values[Gamma],
+        "guidance.eta": Values[Eta],
+        "guidance.alpha": Values[Share],
+        "guidance.nucleus": Values[Mass],
+        "negatives.count": Values[NegativeCount],
+        "negatives.strategy": Values[Strategy],
+        "negatives.sources": Values[Sources],
+        "negatives.center": Values[bool],
+        "sampling.temperature": Values[Temperature],
+        "sampling.top_k": Values[TopK],
+        "sampling.top_p": Values[Mass],
+        "sampling.min_p": Values[Share],
+        "sampling.typical_p": Values[Mass],
+    },
+    total=False,
+)
+Space.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+SWEEP_FIELDS = tuple(Space.__annotations__)
 Objective = Literal["harmonic", "yield"]
 Method = Literal["halving", "random", "grid"]
-MAX_POINTS = 64
 UNSTEERED: search.Choice = {"guidance.gamma": 0.0, "guidance.eta": 0.0}
 
 
@@ -282,9 +295,8 @@ class SweepSpec(_Spec):
     method: Method = Field(
         "halving", description="halving: all points on few samples, the better half on more, …"
     )
-    space: dict[SweepField, Values] = Field(
-        default={**search.CALIBRATION},  # type: ignore[dict-item]
-        min_length=1,
+    space: Space = Field(
+        default=cast(Space, dict(search.CALIBRATION)),
         description="Values to try of each field, by its dotted name",
     )
     points: int = Field(16, ge=2, le=MAX_POINTS, description="Settings tried; a grid tries all")
@@ -323,7 +335,8 @@ class SweepSpec(_Spec):
 
     def _ordered(self) -> search.Space:
         """The space with its fields in one order: a database keeps none."""
-        return {field: self.space[field] for field in SWEEP_FIELDS if field in self.space}
+        given: search.Space = self.space  # type: ignore[assignment]
+        return {field: given[field] for field in SWEEP_FIELDS if field in given}
 
     def rungs(self) -> list[search.Rung]:
         """The rounds: how many of the points are in each, and how many samples each adds."""

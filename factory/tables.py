@@ -70,6 +70,7 @@ class Dataset(Base):
     description: Mapped[str] = mapped_column(server_default="")
     labels: Mapped[list[str]] = mapped_column(server_default="{}")
     label_studio_project: Mapped[int | None]  # created by the first push
+    feedback: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # its levers
     reviews_until: Mapped[datetime | None]  # changes up to then are known (Label Studio's clock)
     reviews_compared_at: Mapped[datetime | None]  # when every task was last looked at
     defaults: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # of its generate jobs
@@ -250,6 +251,33 @@ class SampleNegative(Base):
     negative_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("samples.id"))
 
 
+class Mark(Base):
+    """What someone decided about a sample as a negative: `pinned`, always steered away from, or
+    `retired`, never again. How earlier samples were made stays as it is."""
+
+    __tablename__ = "marks"
+    __table_args__ = (
+        CheckConstraint("kind IN ('pinned','retired')", name="kind"),
+        Index(None, "dataset_id", "kind"),
+    )
+
+    sample_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("samples.id"), primary_key=True)
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
+    kind: Mapped[str]
+    created_at: Mapped[datetime] = _now()
+
+
+class Map(Base):
+    """Where the newest samples of a dataset lie in two dimensions: [sample id, x, y] each, x and
+    y about between −1 and 1. Drawn anew when someone asks."""
+
+    __tablename__ = "maps"
+
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    points: Mapped[list[Any]] = mapped_column(JSONB)
+    made_at: Mapped[datetime] = _now()
+
+
 class Failure(Base):
     """An ordinal that could not be made, and why. It has no sample."""
 
@@ -303,6 +331,31 @@ class Review(Base):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     deleted_at: Mapped[datetime | None]
+
+
+class FittedLever(Base):
+    """What was fitted on a dataset's verdicts, or why it could not be; rows are only added.
+
+    `digest` names what acts, which never changes: a file in FACTORY_HOME/models/levers, or for
+    words what `result` holds. Without one, `note` says why the lever does not act.
+    """
+
+    __tablename__ = "fitted_levers"
+    __table_args__ = (Index(None, "dataset_id", "name", "id"),)
+
+    id: Mapped[uuid.UUID] = _id()
+    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
+    name: Mapped[str]
+    made_from: Mapped[str] = mapped_column(unique=True)  # SHA-256 of the evidence and settings
+    settings: Mapped[dict[str, Any]]
+    settings_sha256: Mapped[str]
+    digest: Mapped[str | None]
+    verdicts: Mapped[int]
+    rejected: Mapped[int]
+    evidence_until: Mapped[datetime | None]  # the newest verdict that was seen
+    result: Mapped[dict[str, Any]] = mapped_column(server_default="{}")  # how well it does
+    note: Mapped[str | None]
+    fitted_at: Mapped[datetime] = _now()
 
 
 class Tally(Base):

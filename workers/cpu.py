@@ -23,6 +23,7 @@ from workers.labelstudio.client import Client, connect, is_set
 from workers.labelstudio.push import push_dataset
 from workers.labelstudio.reconcile import reconcile_dataset
 from workers.labelstudio.refresh import handle_events
+from workers.map import draw_dataset
 from workers.process import Worker
 
 logger = log.get(__name__)
@@ -48,6 +49,11 @@ class CpuWorker:
             settings, database = self.worker.settings, self.worker.database
             Evaluator(settings, database, embedder=self._embedding_model).run_shard(shard_id)
 
+    def draw_map(self, dataset_id: uuid.UUID) -> None:
+        """Draw the dataset's map."""
+        with self._reported("draw_map", dataset=str(dataset_id)):
+            self._while_owed(outbox.DRAW_MAP, dataset_id, self._draw_map)
+
     def push(self, dataset_id: uuid.UUID) -> None:
         """Send the dataset's waiting samples to Label Studio."""
         self._for_label_studio(outbox.PUSH, dataset_id, self._push)
@@ -71,6 +77,9 @@ class CpuWorker:
 
     def _embed(self, dataset_id: uuid.UUID) -> None:
         embedding.embed_dataset(self.worker.database, self._embedding_model(), dataset_id)
+
+    def _draw_map(self, dataset_id: uuid.UUID) -> None:
+        draw_dataset(self.worker.database, dataset_id)
 
     def _push(self, dataset_id: uuid.UUID) -> None:
         self._while_owed(outbox.PUSH, dataset_id, self._push_noting_why_not)
@@ -185,7 +194,12 @@ class CpuWorker:
 worker = process.start()
 worker.before_start(embedding.check)
 worker.watch_consumption(
-    outbox.MEASURE, outbox.EMBED, outbox.PUSH, outbox.HANDLE_EVENT, outbox.RECONCILE
+    outbox.MEASURE,
+    outbox.EMBED,
+    outbox.DRAW_MAP,
+    outbox.PUSH,
+    outbox.HANDLE_EVENT,
+    outbox.RECONCILE,
 )
 app = worker.app
 cpu = CpuWorker(worker)
@@ -201,6 +215,12 @@ def embed(dataset_id: str) -> None:
 def run_shard(shard_id: str) -> None:
     """Measure samples."""
     cpu.run_shard(uuid.UUID(shard_id))
+
+
+@worker.task(outbox.DRAW_MAP)
+def draw_map(dataset_id: str) -> None:
+    """Draw where a dataset's samples lie."""
+    cpu.draw_map(uuid.UUID(dataset_id))
 
 
 @worker.task(outbox.PUSH)

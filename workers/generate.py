@@ -4,12 +4,13 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from sqlalchemy.orm import Session
 
-from factory import log, negatives, samples, shards
+from factory import levers, log, negatives, samples, shards
 from factory.db import Database
 from factory.errors import FactoryError, Stopped
 from factory.negatives import Chosen, Document
@@ -17,9 +18,10 @@ from factory.samples import Failed, Made, MadeBy
 from factory.settings import Settings
 from factory.spec import GenerateSpec, is_audit, row_seed
 from workers import layout
-from workers.decoding import Completion, Request, RoleName, SteerDecoder, most_slots, plan
+from workers.decoding import Completion, HeadTerm, Request, RoleName, SteerDecoder, most_slots, plan
 from workers.layout import Context, Layout
 from workers.leases import Hold
+from workers.levers.acting import Acting
 from workers.pairs import LoadedPair
 
 FLUSH_SECONDS = 2.0  # a finished text is never unstored for longer while others go on
@@ -47,6 +49,7 @@ class Composer:
 
     spec: GenerateSpec
     pair: LoadedPair
+    head: HeadTerm | None = None
 
     def __post_init__(self) -> None:
         self._layout = Layout(self.pair.tokenizer, self.spec.prompt or "")
@@ -64,6 +67,7 @@ class Composer:
             negative_spans=away.spans,
             center_ids=center.ids,
             center_spans=center.spans,
+            head=not audit,
         )
         return Row(
             ordinal,
@@ -114,6 +118,7 @@ class Composer:
             slots,
             trace=trace,
             should_stop=at_stop if watch is None else _watched(at_stop, watch),
+            head=self.head,
         )
 
     def _context(self, documents: Sequence[Document]) -> Context:
@@ -162,6 +167,7 @@ class ShardRun:
     pair: LoadedPair
     by: MadeBy
     slots: int
+    acting: Acting
     _rows: dict[int, Row] = field(default_factory=dict, init=False)
     _batch: list[Made | Failed] = field(default_factory=list, init=False)
     _flushed: float = field(default_factory=time.monotonic, init=False)
@@ -173,7 +179,7 @@ class ShardRun:
         Raises LeaseLost, Stopped, DecodingError, torch.OutOfMemoryError.
         """
         ordinals = self.database.retrying(lambda s: shards.missing(s, self.hold.lease))
-        composer = Composer(self.spec, self.pair)
+        composer = Composer(self._guided, self.pair, self.acting.head)
         decoder = composer.decoder(self.slots, trace=self.spec.trace, watch=self.hold.check)
         try:
             for completion in decoder.run(self._requests(composer, ordinals)):
@@ -182,6 +188,10 @@ class ShardRun:
             self._flush()
             raise
         self._flush()
+
+    @cached_property
+    def _guided(self) -> GenerateSpec:
+        return self.acting.applied(self.spec)
 
     def _requests(self, composer: Composer, ordinals: Sequence[int]) -> Iterator[Request]:
         """Pulled by the decoder as slots start, so that the newest verdicts already count."""
@@ -197,12 +207,13 @@ class ShardRun:
             yield row.request
 
     def _choose(self, seed: int) -> Chosen:
-        if self.spec.guidance.eta == 0 or self.spec.negatives.count == 0:
+        spec, dataset_id = self._guided, self.by.dataset_id
+        if spec.guidance.eta == 0 or spec.negatives.count == 0:
             return Chosen()
-        rng = random.Random(seed)
+        evidence = levers.within(dataset_id, self.acting.window)
         return self.database.retrying(
             lambda s: negatives.choose(
-                s, self.by.dataset_id, self.spec.negatives, rng, self.by.job_id
+                s, dataset_id, spec.negatives, random.Random(seed), self.by.job_id, evidence
             )
         )
 
@@ -216,9 +227,25 @@ class ShardRun:
     def _flush(self) -> None:
         """Store the batch under the lease; nothing is stored when the lease is lost. A database
         that is away is waited for: what is finished is worth more than the time."""
+        self._batch = self._judged(self._batch)
         self.database.retrying(self._store, self.settings.lease_seconds)
         self._batch.clear()
         self._flushed = time.monotonic()
+
+    def _judged(self, batch: Sequence[Made | Failed]) -> list[Made | Failed]:
+        """The batch, with the reason at each text that a lever filters; audit rows as they are."""
+        judge = self.acting.judge
+        guided = [
+            row for row in batch if isinstance(row, Made) and not row.audit and row.text.strip()
+        ]
+        if judge is None:
+            return list(batch)
+        reasons = judge.reasons([row.text for row in guided])
+        judged = {
+            row.ordinal: replace(row, filter_reason=reason)
+            for row, reason in zip(guided, reasons, strict=True)
+        }
+        return [judged.get(row.ordinal, row) for row in batch]
 
     def _store(self, session: Session) -> None:
         self.hold.renew(session)

@@ -12,10 +12,12 @@ from factory.samples import MadeBy
 from factory.shards import Lease
 from factory.spec import GenerateSpec, ProbeSpec, TrainSpec, job_spec
 from factory.tables import Job, ModelPair
-from workers import layout
+from workers import embedding, layout
+from workers.embedding import Embedder
 from workers.generate import Composer, ShardRun
 from workers.interactive import Desk
 from workers.leases import Hold
+from workers.levers.acting import Bench
 from workers.pairs import LoadedPair, PairCache, device_of, free_bytes, software
 from workers.probe import ProbeRun
 from workers.shard_worker import ShardWorker
@@ -37,15 +39,21 @@ class GpuWorker(ShardWorker):
     task = outbox.RUN_SHARD
 
     def __post_init__(self) -> None:
+        self._embedder: Embedder | None = None
         self._slots: dict[str, int] = {}  # of pairs for which what was tried was too many
         self._planned: tuple[uuid.UUID, int] | None = None  # a job, and its slots
         self.pairs = PairCache(self.settings, self.database)
-        self.desk = Desk(self.database, self.pairs, self.settings.stall_seconds)
+        self.bench = Bench(self.database, self.settings, self._embedding_model)
+        self.desk = Desk(self.database, self.pairs, self.settings.stall_seconds, self.bench)
 
     def _run_to_end(self, shard_id: uuid.UUID) -> None:
         """Answer who waits, then work on the shard."""
         self.desk.serve_all()
         super()._run_to_end(shard_id)
+
+    def _embedding_model(self) -> Embedder:
+        self._embedder = self._embedder or embedding.load(self.settings)
+        return self._embedder
 
     def _attempt(self, lease: Lease) -> bool:
         again = super()._attempt(lease)
@@ -81,10 +89,13 @@ class GpuWorker(ShardWorker):
         pair = self.pairs.load(model)
         slots = self._slots.get(model.name) or self._wanted_slots(job, spec, pair)
         made_on = pair.environment(slots)
-        attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on})
+        starting = hold.lease.start == 0
+        acting = self.bench.ready(job.dataset_id, spec, pair, job_id=job.id, starting=starting)
+        levers = {"levers": list(acting.uses)}
+        attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on, **levers})
         by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id, spec.label)
         try:
-            ShardRun(self.database, self.settings, hold, spec, pair, by, slots).run()
+            ShardRun(self.database, self.settings, hold, spec, pair, by, slots, acting).run()
         except torch.OutOfMemoryError as error:
             if slots == 1:
                 raise

@@ -1,24 +1,30 @@
 """Answers what a person waits for: replay, explanation and preview."""
 
 import random
+import time
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
-from factory import datasets, log, models, negatives, requests, samples
+from factory import datasets, levers, log, models, negatives, requests, samples
 from factory.db import Database
 from factory.errors import FactoryError, Unavailable
+from factory.feedback import Feedback
 from factory.negatives import Chosen
 from factory.spec import GenerateSpec, row_seed
-from factory.tables import Job, ModelPair, Request, Sample
+from factory.tables import Attempt, Job, ModelPair, Request, Sample
 from workers.decoding import MASKED, Completion, Trace
 from workers.generate import Composer, Row
+from workers.levers.acting import Acting, Bench, recalled
 from workers.pairs import LoadedPair, PairCache
 from workers.watchdog import Watchdog
 
+NOTE_SECONDS = 0.2  # how often what is made so far is stored for those who watch
 STREAMS = ("expert", "base", "negative", "center")
 
 logger = log.get(__name__)
@@ -32,6 +38,7 @@ class Past:
     spec: GenerateSpec
     model: ModelPair
     chosen: Chosen
+    levers: Sequence[dict[str, Any]]
 
 
 @dataclass
@@ -41,6 +48,7 @@ class Desk:
     database: Database
     pairs: PairCache
     stall_seconds: float
+    bench: Bench
     _unanswered: dict[uuid.UUID, int] = field(default_factory=dict, init=False)
 
     def serve_all(self) -> None:
@@ -98,7 +106,7 @@ class Desk:
 
     def _answer(self, session: Session, request: Request) -> dict[str, Any]:
         if request.kind == "preview":
-            return self._preview(session, request.payload["spec"])
+            return self._preview(session, request)
         past = _past(session, uuid.UUID(request.payload["sample"]))
         answer = self._replay if request.kind == "replay" else self._explain
         return answer(past)
@@ -106,7 +114,7 @@ class Desk:
     def _replay(self, past: Past) -> dict[str, Any]:
         """Make a sample again from what was recorded, and compare the tokens."""
         pair = self.pairs.load(past.model)
-        completion, composer = _again(pair, past)
+        completion, composer = self._again(pair, past)
         expected = tuple(past.sample.token_ids or ())
         at = _parting(expected, completion.token_ids)
         return {
@@ -126,45 +134,95 @@ class Desk:
         if past.sample.trace is not None:
             trace = Trace.from_bytes(past.sample.trace)
         else:
-            completion, _ = _again(pair, past)
+            completion, _ = self._again(pair, past)
             if completion.trace is None:
                 raise FactoryError("The sample could not be made again.")
             trace = completion.trace
         return {"sample": str(past.sample.id), "tokens": _explained(pair, trace)}
 
-    def _preview(self, session: Session, payload: dict[str, Any]) -> dict[str, Any]:
-        """A few samples with and without guidance, from the same seeds. Nothing is stored."""
-        spec = GenerateSpec.model_validate(payload)
+    def _again(self, pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
+        acting = recalled(self.bench.settings, past.levers)
+        composer = Composer(acting.applied(past.spec), pair, acting.head)
+        row = _row(composer, past)
+        return next(composer.decoder(1, trace=True).run([row.request])), composer
+
+    def _preview(self, session: Session, request: Request) -> dict[str, Any]:
+        """A few samples with and without guidance, from the same seeds. Nothing is stored but
+        the request's own result, which grows as they are made."""
+        spec = GenerateSpec.model_validate(request.payload["spec"])
         dataset = datasets.get(session, spec.dataset)
         pair = self.pairs.load(models.get(session, spec.model))
-        spec = spec.model_copy(update={"prompt": spec.prompt or dataset.prompt})
+        feedback = spec.feedback or Feedback.model_validate(dataset.feedback)
+        filled = {"prompt": spec.prompt or dataset.prompt, "feedback": feedback}
+        spec = spec.model_copy(update=filled)
         off = {"gamma": 0.0, "eta": 0.0}
         plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
-        return {
-            "guided": self._few(session, pair, spec, dataset.id),
-            "unguided": self._few(session, pair, plain, dataset.id),
+        acting = self.bench.ready(dataset.id, spec, pair)
+        runs = {
+            "unguided": self._few(session, pair, plain, dataset.id, Acting()),
+            "guided": self._few(session, pair, spec, dataset.id, acting),
         }
+        shown: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+        noted = time.monotonic()
+        for name, row in _by_turns(runs):
+            shown[name].append(row)
+            if time.monotonic() - noted >= NOTE_SECONDS:
+                self._note(request.id, shown)
+                noted = time.monotonic()
+        return {name: sorted(rows, key=lambda row: row["ordinal"]) for name, rows in shown.items()}
+
+    def _note(self, request_id: uuid.UUID, partial: dict[str, Any]) -> None:
+        with self.database.transaction() as session:
+            requests.note(session, request_id, partial)
 
     def _few(
-        self, session: Session, pair: LoadedPair, spec: GenerateSpec, dataset_id: uuid.UUID
-    ) -> list[dict[str, Any]]:
-        composer = Composer(spec, pair)
+        self,
+        session: Session,
+        pair: LoadedPair,
+        spec: GenerateSpec,
+        dataset_id: uuid.UUID,
+        acting: Acting,
+    ) -> Iterator[dict[str, Any]]:
+        spec = acting.applied(spec)
+        evidence = levers.within(dataset_id, acting.window)
+        composer = Composer(spec, pair, acting.head)
         rows = [
-            composer.row(ordinal, seed, self._chosen(session, spec, dataset_id, seed), audit=False)
+            composer.row(
+                ordinal, seed, _chosen(session, spec, dataset_id, seed, evidence), audit=False
+            )
             for ordinal in range(spec.count)
             for seed in [row_seed(spec.seed, ordinal)]
         ]
-        decoder = composer.decoder(len(rows), trace=False)
-        made = {c.index: c for c in decoder.run(row.request for row in rows)}
-        return [_previewed(row, made[index], composer) for index, row in enumerate(rows)]
+        decoder = composer.decoder(len(rows), trace=True)
+        for completion in decoder.run(row.request for row in rows):
+            yield _previewed(rows[completion.index], completion, composer)
 
-    def _chosen(
-        self, session: Session, spec: GenerateSpec, dataset_id: uuid.UUID, seed: int
-    ) -> Chosen:
-        if spec.guidance.eta == 0:
-            return Chosen()
-        rng = random.Random(seed)
-        return negatives.choose(session, dataset_id, spec.negatives, rng)
+
+def _chosen(
+    session: Session,
+    spec: GenerateSpec,
+    dataset_id: uuid.UUID,
+    seed: int,
+    evidence: ColumnElement[bool],
+) -> Chosen:
+    if spec.guidance.eta == 0:
+        return Chosen()
+    rng = random.Random(seed)
+    return negatives.choose(session, dataset_id, spec.negatives, rng, evidence=evidence)
+
+
+def _by_turns(
+    runs: Mapping[str, Iterator[dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the runs yield, one of each in turn, with the run's name, until all have ended."""
+    left = dict(runs)
+    while left:
+        for name, run in list(left.items()):
+            row = next(run, None)
+            if row is None:
+                del left[name]
+            else:
+                yield name, row
 
 
 def _past(session: Session, sample_id: uuid.UUID) -> Past:
@@ -180,13 +238,8 @@ def _past(session: Session, sample_id: uuid.UUID) -> Past:
         GenerateSpec.model_validate(job.spec),
         session.get_one(ModelPair, job.model_id),
         Chosen(negative, center),
+        samples.levers_of(sample, session.get_one(Attempt, sample.attempt_id)) or (),
     )
-
-
-def _again(pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
-    composer = Composer(past.spec, pair)
-    row = _row(composer, past)
-    return next(composer.decoder(1, trace=True).run([row.request])), composer
 
 
 def _row(composer: Composer, past: Past) -> Row:
@@ -235,6 +288,7 @@ def _explained(pair: LoadedPair, trace: Trace) -> list[dict[str, Any]]:
             "token": pair.pieces[trace.tokens[i]],
             "token_id": int(trace.tokens[i]),
             **{name: _at(getattr(trace, name), i) for name in STREAMS},
+            "verdict_head": _at(trace.head, i),
             "score": float(trace.scores[i]),
             "unguided": pair.pieces[trace.unguided[i]],
             "survivors": int(trace.survivors[i]),
@@ -254,6 +308,12 @@ def _previewed(row: Row, completion: Completion, composer: Composer) -> dict[str
         "text": composer.text(completion.token_ids),
         "tokens": len(completion.token_ids),
         "finish_reason": completion.finish_reason,
+        "surprise": _surprise(completion.trace),
         "negatives": [str(document.id) for document in row.negatives],
         "center": [str(document.id) for document in row.center],
     }
+
+
+def _surprise(trace: Trace | None) -> float | None:
+    """How little the expert expects a text: mean of −E over its tokens, in nats."""
+    return -float(trace.expert.mean()) if trace is not None and len(trace.expert) else None

@@ -18,7 +18,7 @@ from factory.tables import Dataset, Job
 from workers.decoding.scoring import Scored, text_log_probs
 from workers.layout import Layout
 from workers.leases import Hold
-from workers.metrics.measure import Array, Measure, bootstrap, measured, unknown
+from workers.metrics.measure import Array, bootstrap, measured, unknown
 from workers.pairs import LoadedPair
 from workers.training.neighbours import by_words
 
@@ -58,15 +58,13 @@ class ProbeRun:
         near = by_words(everything, NEAREST) if len(texts) > NEAREST else None
         base = self._means(layout, texts, [()] * len(texts), model="base")
         itself = self._means(layout, texts, [(text,) for text in everything])
-        seen = np.array([bool(text.seen) for text in texts])
-        known = any(text.seen is not None for text in texts)
         result = {
             "real": len(texts),
             "floor": float(np.percentile(alone, LOW)),
             "expert_loss": self._mean("expert_loss", -alone),
             "base_loss": self._mean("base_loss", -base),
-            "seen_loss": self._mean("seen_loss", -alone[seen] if known else alone[:0]),
-            "unseen_loss": self._mean("unseen_loss", -alone[~seen] if known else alone[:0]),
+            "gain": self._mean("gain", alone - base),
+            "gap": self._gap(texts, alone - base),
             "uplift_self": self._mean("uplift_self", itself - alone),
         }
         if near is not None:
@@ -91,15 +89,26 @@ class ProbeRun:
         found = text_log_probs(self.pair.models, model, scored, self.hold.check)
         return np.array([float(each.mean()) for each in found])
 
+    def _gap(self, texts: Sequence[Text], gains: Array) -> dict[str, Any]:
+        """How much more it gained over its base on texts it was trained on than on others: by
+        gains, not losses, so that texts which are hard for any model do not count."""
+        seen, unseen = (gains[[text.seen is wanted for text in texts]] for wanted in (True, False))
+        if not len(seen) or not len(unseen):
+            return asdict(unknown("gap", 0, "It is not known what the expert was not trained on."))
+
+        def more(one: Array, other: Array) -> float:
+            return float(one.mean() - other.mean())
+
+        interval = bootstrap(more, seen, unseen, seed=self.spec.seed)
+        return asdict(measured("gap", more(seen, unseen), interval, len(unseen)))
+
     def _mean(self, name: str, values: Array) -> dict[str, Any]:
-        if not len(values):
-            return asdict(unknown(name, 0, "It is not known what the expert was trained on."))
         interval = bootstrap(lambda v: float(v.mean()), values, seed=self.spec.seed)
-        found: Measure = measured(name, float(values.mean()), interval, len(values))
-        return asdict(found)
+        return asdict(measured(name, float(values.mean()), interval, len(values)))
 
     def _texts(self, session: Session) -> list[Text]:
-        """Real samples that the seed chooses, in a fixed order."""
+        """Real samples that the seed chooses, in a fixed order; of what training kept out as
+        many as half of them."""
         dataset = session.scalar(select(Dataset).where(Dataset.name == self.spec.dataset))
         if dataset is None:
             raise Invalid(f"There is no dataset named '{self.spec.dataset}'.")
@@ -109,17 +118,23 @@ class ProbeRun:
         if trained is None:
             return [Text(sample.text, None) for sample in real]
         heldout, begun = trained
-        return [
-            Text(sample.text, str(sample.id) not in heldout and sample.created_at < begun)
+        out = sorted(samples.by_ids(session, heldout).values(), key=lambda sample: sample.id)
+        few = [Text(sample.text, seen=False) for sample in out[: limit // 2]]
+        others = [
+            Text(sample.text, seen=sample.created_at < begun)
             for sample in real
+            if sample.id not in heldout
         ]
+        return few + others[: limit - len(few)]
 
     def _keep(self, session: Session, result: dict[str, Any]) -> None:
         self.hold.renew(session)
         session.get_one(Job, self.job_id).result = result
 
 
-def _training(session: Session, model: str, dataset: Dataset) -> tuple[set[str], datetime] | None:
+def _training(
+    session: Session, model: str, dataset: Dataset
+) -> tuple[list[uuid.UUID], datetime] | None:
     """What the pair's training kept out of this dataset, and when it began; None: not known."""
     statement = select(Job).where(
         Job.kind == "train",
@@ -130,4 +145,4 @@ def _training(session: Session, model: str, dataset: Dataset) -> tuple[set[str],
     job = session.scalar(statement.order_by(Job.id.desc()).limit(1))
     if job is None or job.started_at is None or "heldout" not in (job.result or {}):
         return None
-    return set((job.result or {})["heldout"]), job.started_at
+    return [uuid.UUID(id_) for id_ in (job.result or {})["heldout"]], job.started_at

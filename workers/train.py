@@ -22,6 +22,7 @@ from workers.training.expert import ExpertConfig, heldout, train_expert
 from workers.training.recipe import Trained
 
 NOTE_SECONDS = 1.0  # how often progress is stored
+LOSSES = 200  # points of the loss that are kept; of more, every second one
 
 
 @dataclass
@@ -35,6 +36,7 @@ class TrainRun:
     spec: TrainSpec
     device: str
     _noted: float = field(default=0.0, init=False)
+    _losses: list[tuple[int, float]] = field(default_factory=list, init=False)
 
     def run(self) -> None:
         """Train, register the pair and keep the result. Raises LeaseLost, Stopped, FactoryError."""
@@ -99,7 +101,10 @@ class TrainRun:
             if now - self._noted < NOTE_SECONDS:
                 return
             self._noted = now
-            progress = {"done": before + done, "planned": planned, "loss": round(loss, 4)}
+            self._losses.append((before + done, round(loss, 4)))
+            if len(self._losses) > LOSSES:
+                del self._losses[1::2]
+            progress = {"done": before + done, "planned": planned, "losses": self._losses}
             self.database.retrying(lambda session: self._store(session, progress))
 
         return note

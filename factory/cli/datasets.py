@@ -1,4 +1,4 @@
-"""`factory dataset`: create, list, show, import, export, evaluate, defaults."""
+"""`factory dataset`: create, list, show, set, import, export, evaluate, defaults."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ import click
 from factory.cli.command import FAILED, Group
 from factory.cli.connect import connected
 from factory.cli.output import answer, details, note, stderr, table
-from factory.cli.specs import assigned
+from factory.cli.specs import assigned, feedback_of
 from factory.cli.watch import follow
 from factory.connection import Json
 from factory.errors import Invalid
@@ -62,6 +62,33 @@ def show(name: str) -> None:
     with connected() as client:
         found = client.dataset(name)
     answer(found, details(found))
+
+
+@group.command(
+    "set",
+    examples=[
+        "factory dataset set hypotheses --feedback feedback.yaml",
+        "factory dataset set hypotheses --feedback '{levers: {gates: {}, filter: {}}}'",
+    ],
+)
+@click.argument("name")
+@click.option(
+    "--feedback",
+    required=True,
+    metavar="FILE|YAML",
+    help="The levers and their window: a file, or the YAML itself.",
+)
+def set_(name: str, feedback: str) -> None:
+    """Say what reviews do to a dataset's later jobs.
+
+    Levers: gates, negatives, verdict_head, filter; none: reviews change nothing.
+    """
+    setting = feedback_of(feedback)
+    with connected() as client:
+        changed = client.set_feedback(name, setting)
+    used = changed["feedback"]["levers"]
+    names = ", ".join(lever for lever, settings in used.items() if settings is not None)
+    answer(changed, f"Later jobs of {name} use: {names or 'no lever'}")
 
 
 @group.command(

@@ -33,7 +33,7 @@ def sync(dataset: str) -> None:
 @group.command("stats", examples=["factory review stats hypotheses"])
 @click.argument("dataset")
 def stats(dataset: str) -> None:
-    """Count a dataset's pushes, verdicts and reasons."""
+    """Count a dataset's pushes, verdicts and reasons, and show its levers' last fits."""
     with connected() as client:
         found = client.review_stats(dataset)
     answer(found, details(found))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
@@ -9,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from factory.errors import FieldError, Invalid
+from factory.feedback import Feedback
 from factory.guidance import Rule
 from factory.spec import KINDS, PRESETS, job_spec
 
@@ -98,7 +100,24 @@ def checked(spec: Spec) -> Spec:
     return spec
 
 
-def _read(file: str) -> Spec:
+def feedback_of(given: str) -> Spec:
+    """A feedback setting from a file, or from YAML itself; checked. Raises Invalid."""
+    if Path(given).is_file():
+        setting = _read(given, "a feedback setting (levers, window)")
+    else:
+        setting = _yaml(given, "--feedback")
+    try:
+        Feedback.model_validate(setting)
+    except ValidationError as error:
+        problems = [
+            FieldError(".".join(map(str, each["loc"])), _reason(each["msg"]))
+            for each in error.errors()
+        ]
+        raise Invalid("The feedback setting is not valid.", problems) from error
+    return dict(setting)
+
+
+def _read(file: str, what: str = "the fields of a job (kind, dataset, model, …)") -> Spec:
     name = "standard input" if file == "-" else file
     with click.open_file(file, encoding="utf-8") as stream:
         try:
@@ -107,7 +126,7 @@ def _read(file: str) -> Spec:
             raise Invalid(f"{name} is not UTF-8 text: {error.reason}.") from error
     value = _yaml(text, name)
     if not isinstance(value, dict):
-        raise Invalid(f"{name} does not hold the fields of a job (kind, dataset, model, …).")
+        raise Invalid(f"{name} does not hold {what}.")
     return value
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
+from factory.feedback import Feedback
 from factory.metrics import MetricName
 from factory.spec import JobKind, SampleState
 
@@ -43,6 +44,7 @@ class Dataset(Shape):
     description: str
     labels: list[str]
     label_studio_project: int | None
+    feedback: Feedback = Field(description="The levers of its later jobs")
     defaults: dict[str, Any] = Field(description="What its generate jobs take where left out")
     counts: Counts
     created_at: Time
@@ -148,6 +150,7 @@ class Rejected(Sample):
     """A rejected sample, and how many samples were steered away from it."""
 
     used: int
+    mark: Literal["pinned", "retired"] | None
 
 
 class Negatives(Shape):
@@ -202,6 +205,28 @@ class Evaluation(Shape):
     ended_at: Time
 
 
+class FittedLever(Shape):
+    """A lever when it was last fitted. Without a digest it does not act; `note` says why."""
+
+    name: str
+    digest: str | None
+    fitted_at: Time
+    verdicts: int
+    rejected: int
+    result: dict[str, Any] = Field(description="How well it foretells verdicts, or what it found")
+    note: str | None
+
+
+class FeedbackState(Shape):
+    """What reviews do now. `scale` below 1: every weight is lowered so far, and `backed_off`
+    says why."""
+
+    setting: Feedback
+    fitted: list[FittedLever]
+    scale: float
+    backed_off: str | None
+
+
 class Metrics(Shape):
     """A dataset in numbers. `audit`: made without feedback; `guided`: all others.
     `evaluation`: the newest one that is done."""
@@ -211,6 +236,7 @@ class Metrics(Shape):
     reviews: ReviewStats
     guided: Outcome
     audit: Outcome
+    feedback: FeedbackState
     evaluation: Evaluation | None
 
 
@@ -345,6 +371,13 @@ class Request(Shape):
     done_at: Time | None
 
 
+class Mark(Shape):
+    """What someone decided about a sample as a negative; null: nothing."""
+
+    sample: uuid.UUID
+    kind: Literal["pinned", "retired"] | None
+
+
 class Difference(Shape):
     """Where two token sequences part. Scores are those of guidance, before temperature and
     noise, in nats; null for a token that is not there, or not plausible any more."""
@@ -375,6 +408,7 @@ class ExplainedToken(Shape):
     base: float | None
     negative: float | None
     center: float | None
+    verdict_head: float | None = Field(description="What the verdict head added to the score")
     score: float
     unguided: str
     survivors: int
@@ -434,6 +468,16 @@ class Document(Shape):
     position: int
 
 
+class LeverUse(Shape):
+    """A lever that acted on a sample. One that could not act has weight 0 and says why."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    digest: str | None
+    weight: float
+
+
 class Provenance(Shape):
     """Everything that is needed to make a sample again."""
 
@@ -450,6 +494,7 @@ class Provenance(Shape):
     model: ProvenanceModel
     negatives: list[Document]
     center: list[Document]
+    levers: list[LeverUse]
     audit: bool
     worker: str
     finish_reason: str | None

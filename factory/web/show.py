@@ -3,13 +3,15 @@
 from typing import Any
 
 from factory import tables
+from factory.feedback import Feedback
 from factory.jobs import Progress
 from factory.web import shapes
 
 
 def dataset(row: tables.Dataset, counts: dict[str, dict[str, int]]) -> dict[str, Any]:
     """A dataset as the API shows it."""
-    return _columns(row, shapes.Dataset, counts=counts)
+    feedback = Feedback.model_validate(row.feedback)
+    return _columns(row, shapes.Dataset, counts=counts, feedback=feedback.model_dump(mode="json"))
 
 
 def sample(row: tables.Sample, dataset_name: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Tokens per second of guided decoding beside Hugging Face's own means. Run: `make bench`.
 
-Some five minutes of one core: 1 M and 30 M parameters, 32 slots. `--full` (hours) adds 65 M, 16
-and 64 slots, and more rounds; `--sizes`, `--kinds`, `--slots` and `--rounds` choose. `--profile`
-shows where the time goes and what three streams must cost at least (`steer_profile.py`).
+Minutes of one core: LoRA pairs of 1 M and 30 M parameters, 32 slots. `--full` (hours) adds full
+experts, 65 M, 16 and 64 slots, and more rounds; `--sizes`, `--kinds`, `--slots` and `--rounds`
+choose. `--profile` shows where the time goes and what three streams must cost at least
+(`steer_profile.py`).
 
 One thread, random weights of Llama shape, three streams (γ = η = .2), and a second table with
 γ = 0, η = .5 and a centre. Every contender decodes the same requests under the same rule for
@@ -52,6 +53,7 @@ SIZES = {
     "65M": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 8, "vocab": 8000},
 }
 
+KINDS = ["lora", "full"]
 SETTINGS = {
     "γ=η=.2": (Guidance(gamma=0.2, eta=0.2), False),
     "η=.5 centre": (Guidance(gamma=0, eta=0.5), True),
@@ -283,13 +285,14 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="every size, kind and slot count")
     parser.add_argument("--sizes", nargs="+", choices=SIZES)
-    parser.add_argument("--kinds", nargs="+", default=["lora", "full"], choices=["lora", "full"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS)
     parser.add_argument("--slots", nargs="+", type=int)
     parser.add_argument("--rounds", type=int, help="left out: 5 for 1M, 1 (--full: 3) for others")
     parser.add_argument("--profile", action="store_true", help="where the time goes, and bounds")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     chosen.sizes = chosen.sizes or (list(SIZES) if chosen.full else ["1M", "30M"])
+    chosen.kinds = chosen.kinds or (KINDS if chosen.full else ["lora"])
     chosen.slots = chosen.slots or ([16, 32, 64] if chosen.full else [32])
     return chosen
 

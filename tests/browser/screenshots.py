@@ -1,13 +1,14 @@
 """Takes a picture of every page, wide and narrow, light and dark, of a factory with data.
 
-python -m tests.browser.screenshots FOLDER
+python -m tests.browser.screenshots FOLDER [NAME …]
+python -m tests.browser.screenshots --readme      (those that the README shows, into deploy/)
 """
 
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,12 @@ from tests.browser.site import Site, serving
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 REPOSITORY = Path(__file__).parents[2]
+README = {  # picture in deploy/ → page, width, theme
+    "dashboard": ("sample-explained", "wide", "light"),
+    "playground": ("playground-tried", "wide", "dark"),
+    "review": ("review", "wide", "light"),
+    "phone": ("review", "phone", "dark"),
+}
 WIDTHS = {"wide": (1280, 800), "phone": (390, 844)}
 
 
@@ -32,6 +39,8 @@ def paths(seeded: Seeded) -> dict[str, str]:
         "dataset-new": "/datasets/new",
         "jobs": "/jobs",
         "job-new": "/jobs/new",
+        "playground": "/playground",
+        "playground-tried": f"/playground/{seeded.tried}",
         "job-running": f"/jobs/{seeded.running}",
         "job-finished": f"/jobs/{seeded.finished}",
         "evaluation": f"/jobs/{seeded.evaluation}",
@@ -39,6 +48,7 @@ def paths(seeded: Seeded) -> dict[str, str]:
         "experiment": f"/experiments/{seeded.experiment}",
         "experiment-running": f"/experiments/{seeded.trying}",
         "samples": "/samples?dataset=hypotheses",
+        "map": "/map?dataset=hypotheses",
         "sample": f"/samples/{seeded.sample}",
         "sample-explained": f"/samples/{seeded.sample}?asked={seeded.explanation}",
         "sample-replayed": f"/samples/{seeded.sample}?asked={seeded.replay}",
@@ -50,34 +60,58 @@ def paths(seeded: Seeded) -> dict[str, str]:
     }
 
 
-def main(folder: Path) -> None:
-    """Take them all."""
+def main(folder: Path, names: Sequence[str] = ()) -> None:
+    """Take them all, or those of these names."""
     folder.mkdir(parents=True, exist_ok=True)
     with _site() as site, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         empty = {"login": "/login", "overview-empty": "/", "job-new-empty": "/jobs/new"}
         login_token(site.db)
-        _take(browser, site, folder, empty)
-        _take(browser, site, folder, paths(seed(site.db)))
+        _take(browser, site, folder, _chosen(empty, names))
+        _take(browser, site, folder, _chosen(paths(seed(site.db)), names))
         browser.close()
+
+
+def readme(folder: Path) -> None:
+    """Take those that the README shows, as far as a window shows them."""
+    with _site() as site, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        login_token(site.db)
+        found = paths(seed(site.db))
+        for picture, (name, width, theme) in README.items():
+            page = _page(browser, site, width, theme)
+            sign_in(page)
+            page.goto(found[name])
+            page.wait_for_timeout(500)
+            page.screenshot(path=folder / f"{picture}.png")
+            page.context.close()
+        browser.close()
+
+
+def _page(browser: Browser, site: Site, width: str, theme: str) -> Page:
+    x, y = WIDTHS[width]
+    return browser.new_context(
+        viewport={"width": x, "height": y},
+        color_scheme="dark" if theme == "dark" else "light",
+        base_url=site.url,
+    ).new_page()
+
+
+def _chosen(pages: dict[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: path for name, path in pages.items() if not names or name in names}
 
 
 def _take(browser: Browser, site: Site, folder: Path, pages: dict[str, str]) -> None:
     for theme in ("light", "dark"):
-        for width, (x, y) in WIDTHS.items():
-            context = browser.new_context(
-                viewport={"width": x, "height": y},
-                color_scheme="dark" if theme == "dark" else "light",
-                base_url=site.url,
-            )
-            page = context.new_page()
+        for width in WIDTHS:
+            page = _page(browser, site, width, theme)
             for name, path in pages.items():
                 if path != "/login":
                     sign_in(page)
                 page.goto(path)
                 page.wait_for_timeout(200)
                 page.screenshot(path=folder / f"{name}-{width}-{theme}.png", full_page=True)
-            context.close()
+            page.context.close()
 
 
 def sign_in(page: Page) -> None:
@@ -122,4 +156,7 @@ def _migrate(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] == "--readme":
+        readme(REPOSITORY / "deploy")
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:])

@@ -17,7 +17,9 @@ from factory.local.demo import corpus, grammar
 from factory.metrics import NAMES
 from factory.spec import EvaluateSpec, GenerateSpec, row_seed
 from factory.tables import Attempt, Dataset, Job, ModelPair, Push, Request, Sample
+from factory.web.pages import job_form
 from tests.browser import seed_sweep
+from workers.map import draw_dataset
 
 TOKEN = "sf_the-token-of-the-browser-tests"
 ENVIRONMENT = {
@@ -42,6 +44,7 @@ class Seeded:
     sample: uuid.UUID
     explanation: uuid.UUID
     replay: uuid.UUID
+    tried: uuid.UUID
 
 
 def login_token(db: Database) -> None:
@@ -52,6 +55,14 @@ def login_token(db: Database) -> None:
 
 def seed(db: Database) -> Seeded:
     """Fill an empty database."""
+    seeded = _filled(db)
+    with db.transaction() as session:
+        key = datasets.get(session, "hypotheses").id
+    draw_dataset(db, key)
+    return seeded
+
+
+def _filled(db: Database) -> Seeded:
     rng = random.Random(0)
     with db.transaction() as session:
         tokens.create(session, "nightly export")
@@ -72,6 +83,7 @@ def seed(db: Database) -> Seeded:
         _review(session, rng, dataset, first)
         second = _job(session, dataset, pair, count=200, seed=8, eta=0.5)
         _make(session, rng, second, 125, worker="gpu@a")
+        _review_second(session, rng, second)
         _job(session, dataset, pair, count=500, seed=9, eta=0.3)
         jobs.pause(session, _job(session, dataset, pair, count=64, seed=10, eta=1.0).id)
         jobs.fail(
@@ -95,6 +107,7 @@ def seed(db: Database) -> Seeded:
             sample=shown.id,
             explanation=_explain(session, rng, shown).id,
             replay=_replay(session, shown).id,
+            tried=_try_out(session, rng, first).id,
         )
 
 
@@ -209,11 +222,41 @@ def _review(session: Session, rng: random.Random, dataset: Dataset, job: Job) ->
         reviews.apply(session, push.sample_id, _verdict(session, rng, push.sample_id, number))
 
 
+def _review_second(session: Session, rng: random.Random, job: Job) -> None:
+    """Fewer are rejected in the second round; two people judge some of it."""
+    pushed = session.scalars(
+        select(Push).join(Sample, Sample.id == Push.sample_id).where(Sample.job_id == job.id)
+    ).all()[:90]
+    pushes.mark_pushed(session, 1, {p.sample_id: 500 + n for n, p in enumerate(pushed)})
+    for n, push in enumerate(pushed):
+        audit = samples.get(session, push.sample_id).audit
+        reject = rng.random() < (0.25 if audit else 0.03)
+        for twice in range(2 if n % 9 == 0 else 1):
+            when = datetime.now(UTC) - timedelta(hours=(n * 5) % 200, minutes=twice)
+            verdict = "reject" if reject or (twice and n % 27 == 0) else "accept"
+            reviews.apply(
+                session,
+                push.sample_id,
+                reviews.Verdict(
+                    annotation_id=1000 + 2 * n + twice,
+                    task_id=500 + n,
+                    verdict=verdict,
+                    reasons=("off_topic",) if verdict == "reject" else (),
+                    rewrite=None,
+                    rating=None,
+                    reviewer=("ada@example.org", "grace@example.org")[(n + twice) % 2],
+                    lead_seconds=5.0 + n % 7,
+                    created_at=when,
+                    updated_at=when,
+                ),
+            )
+
+
 def _verdict(
     session: Session, rng: random.Random, sample_id: uuid.UUID, number: int
 ) -> reviews.Verdict:
     text = samples.get(session, sample_id).text
-    reject = grammar.theme(text) == "stars" or rng.random() < 0.12
+    reject = grammar.theme(text) == "space" or rng.random() < 0.1
     verdict = "reject" if reject else "fix" if number % 23 == 0 else "accept"
     reasons = (rng.choice(reviews.REASONS[:3]),) if reject else ()
     when = datetime.now(UTC) - timedelta(minutes=100 - number)
@@ -291,6 +334,33 @@ def _replay(session: Session, sample: Sample) -> Request:
     }
     requests.answer(session, request, same)
     return request
+
+
+def _try_out(session: Session, rng: random.Random, like: Job) -> Request:
+    """What the playground was asked, answered."""
+    values = job_form.values_of(like.spec) | {"guidance.eta": "0.5", "once": str(uuid.uuid4())}
+    request = requests.create(session, "preview", {"spec": like.spec, "form": values})
+    answer_try(session, request, rng)
+    return request
+
+
+def answer_try(session: Session, request: Request, rng: random.Random) -> None:
+    """Do a worker's part: the guided texts differ from the unguided ones at their end."""
+    plain = [grammar.sample(rng) for _ in range(8)]
+    guided = [plain[0], *(_turned(rng, text) for text in plain[1:])]
+    sides = {"unguided": plain, "guided": guided}
+    result = {side: [_tried(n, t) for n, t in enumerate(texts)] for side, texts in sides.items()}
+    requests.answer(session, request, result)
+
+
+def _turned(rng: random.Random, text: str) -> str:
+    start, _, _ = text.partition(",")
+    return ",".join((start, *grammar.sample(rng).split(",")[1:]))
+
+
+def _tried(ordinal: int, text: str) -> dict[str, Any]:
+    count = len(text.split())
+    return {"ordinal": ordinal, "seed": ordinal, "text": text, "tokens": count, "surprise": 0.8}
 
 
 def finish(db: Database, job_id: uuid.UUID) -> None:

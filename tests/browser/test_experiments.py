@@ -48,7 +48,7 @@ def test_a_sweep_is_asked_for_watched_and_used(
     expect(page.locator("[id='guidance.eta']")).to_have_value(f"{guidance['eta']:g}")
     page.goto("/datasets/hypotheses")
     page.get_by_role("button", name="Clear").click()
-    expect(page.get_by_text("factory’s own settings again")).to_be_visible()
+    expect(page.get_by_text("own settings again")).to_be_visible()
 
 
 def test_a_sweep_is_cancelled_without_scripts(

@@ -1,15 +1,15 @@
 """What people do with the dashboard, in a real browser."""
 
+import random
 import re
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from factory import jobs, requests
 
 from .conftest import Watched
 from .screenshots import paths
-from .seed import Seeded, finish
+from .seed import Seeded, answer_try, finish
 from .site import Site
 
 
@@ -36,6 +36,49 @@ def test_a_job_is_submitted_and_watched_to_its_end(
     expect(page.locator("#announce")).to_have_text("Job done, 100 percent")
 
 
+def test_settings_are_tried_and_submitted(watched: Watched, site: Site, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/playground?dataset=hypotheses")
+    page.get_by_label("Avoid what exists (η), slider").fill("0.8")
+    page.get_by_role("button", name="Try 8 samples").click()
+    expect(page.locator("#tried")).to_contain_text("A GPU worker is asked")
+    expect(page).to_have_url(re.compile("/playground/.+"))
+    expect(page.get_by_label("Seed", exact=True)).not_to_have_value("")
+    with site.db.transaction() as session:
+        [request_id] = requests.pending(session)
+        answer_try(session, requests.get(session, request_id), random.Random(1))
+    expect(page.locator("#tried")).to_contain_text("1 of 8 came out the same")
+    expect(page.locator("#tried mark").last).to_be_visible()
+    page.get_by_label("Samples", exact=True).fill("7")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("hypotheses · 7 samples")
+    expect(page.get_by_text("η .8")).not_to_have_count(0)
+
+
+def test_settings_are_tried_without_scripts(
+    unscripted: Watched, site: Site, seeded: Seeded
+) -> None:
+    page = unscripted.page
+    page.goto("/playground?dataset=hypotheses")
+    page.get_by_role("button", name="Try 8 samples").click()
+    expect(page.locator("noscript meta[http-equiv=refresh]")).to_have_count(1)
+    with site.db.transaction() as session:
+        [request_id] = requests.pending(session)
+        answer_try(session, requests.get(session, request_id), random.Random(1))
+    expect(page.locator("#tried")).to_contain_text("1 of 8 came out the same")
+
+
+def test_a_wrong_setting_is_named_in_the_playground(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/playground?dataset=hypotheses")
+    page.get_by_label("▲ Follow the expert (γ)", exact=True).fill("77")
+    page.locator("#job-form").evaluate("form => { form.noValidate = true; }")
+    page.get_by_role("button", name="Try 8 samples").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was tried")
+    page.get_by_label("Follow the expert (γ), slider").fill("0.5")
+    expect(page.get_by_label("▲ Follow the expert (γ)", exact=True)).to_have_value("0.5")
+
+
 def test_a_sample_is_opened_and_replayed(watched: Watched, site: Site, seeded: Seeded) -> None:
     page = watched.page
     page.goto(f"/jobs/{seeded.finished}")
@@ -48,6 +91,28 @@ def test_a_sample_is_opened_and_replayed(watched: Watched, site: Site, seeded: S
         same = {"identical": True, "text": "", "expected": "", "first_difference": None}
         requests.answer(session, requests.get(session, request_id), same)
     expect(page.locator("#answer")).to_contain_text("Identical")
+
+
+def test_samples_are_found_on_the_map(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/map?dataset=hypotheses")
+    canvas = page.locator("#map[data-ready]")
+    box = canvas.bounding_box()
+    assert box is not None
+    left, top = box["x"] + 4, box["y"] + 4
+    right, bottom = box["x"] + box["width"] - 4, box["y"] + box["height"] - 4
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom)):
+        page.mouse.move(x, y)
+    page.mouse.up()
+    expect(page.locator("#selected")).to_contain_text("the first 100 listed")
+    page.get_by_label("Made until").fill("0")
+    expect(page.locator("#map-until")).not_to_be_empty()
+    page.get_by_label("Colour by").select_option("origin")
+    expect(page.locator("#map-legend")).to_contain_text("corrected")
+    page.locator("#map-list a").first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Sample")
 
 
 def test_a_job_is_paused_and_cancelled(watched: Watched, site: Site, seeded: Seeded) -> None:
@@ -86,6 +151,17 @@ def test_everything_is_reached_by_keyboard(watched: Watched, seeded: Seeded) -> 
     expect(page).to_have_url(re.compile(f"{wanted}$"))
 
 
+def test_samples_are_ticked_by_keyboard_and_retired(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/samples?dataset=hypotheses&origin=synthetic")
+    for key in ("j", "x", "j", "x"):
+        page.keyboard.press(key)
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+    page.get_by_role("button", name="Retire as negatives").click()
+    expect(page.get_by_text("2 retired")).to_be_visible()
+    expect(page).to_have_url(re.compile("origin=synthetic"))
+
+
 def test_single_keys_can_be_switched_off(watched: Watched, seeded: Seeded) -> None:
     page = watched.page
     page.goto("/samples?dataset=hypotheses")
@@ -115,22 +191,6 @@ def test_no_page_is_wider_than_a_phone(phone: Watched, seeded: Seeded) -> None:
         assert _overflow(phone.page) <= 0, path
 
 
-def test_no_page_makes_trouble(watched: Watched, seeded: Seeded) -> None:
-    for path in pages_of(seeded):
-        watched.page.goto(path)
-        watched.page.wait_for_load_state("networkidle" if "jobs/" not in path else "load")
-        assert _overflow(watched.page) <= 0, path
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_has_enough_contrast(watched: Watched, seeded: Seeded, theme: str) -> None:
-    page = watched.page
-    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
-    for path in pages_of(seeded):
-        page.goto(path)
-        assert page.evaluate(LOW_CONTRAST) == [], path
-
-
 def pages_of(seeded: Seeded) -> list[str]:
     """Every page that answers 200."""
     return [path for name, path in paths(seeded).items() if name != "not-found"]
@@ -141,31 +201,3 @@ def _overflow(page: Page) -> int:
     return int(
         page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     )
-
-
-# Text of less than 4.5:1 against the background that is painted behind it (WCAG AA). Signs are
-# hidden from screen readers, have a word beside them, and count as graphics.
-LOW_CONTRAST = r"""() => {
-  const parse = (c) => (c.match(/[\d.]+/g) || []).map(Number);
-  const shade = ([r, g, b]) => [r, g, b]
-    .map((v) => v / 255)
-    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = (node) => {
-    for (let at = node; at; at = at.parentElement) {
-      const color = getComputedStyle(at).backgroundColor;
-      if (color.startsWith("rgb(")) return parse(color);
-    }
-    return [255, 255, 255];
-  };
-  const low = [];
-  for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim());
-    const unseen = "[aria-hidden=true], option, .hidden-visually";
-    if (!own || node.closest(unseen) || !node.checkVisibility()) continue;
-    const [a, b] = [shade(parse(getComputedStyle(node).color)), shade(behind(node))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < 4.5) low.push([node.tagName, node.textContent.trim().slice(0, 40), ratio]);
-  }
-  return low;
-}"""

@@ -2,7 +2,8 @@
 the way to Label Studio on a floor of their own. A row that ended well is kept in a file of its own,
 so that a run that was interrupted goes on where it was, and several may run side by side.
 
-    python -m tests.faults [--seed 1] [--only TEXT] [--times N] [--soak MINUTES] [--afresh]
+    python -m tests.faults [--seed 1] [--only TEXT] [--on KIND] [--times N] [--soak MINUTES]
+        [--afresh]
 """
 
 import argparse
@@ -34,9 +35,10 @@ KEPT = Path("build/faults")
 def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("The plant is closed."))
-    named = [row for row in ROWS if arguments.only in row.name]
+    named = [r for r in ROWS if arguments.only in r.name and arguments.on in ("", r.on)]
     wanted = [soak(arguments.soak)] if arguments.soak else named
-    reviewed = [] if arguments.soak else [r for r in REVIEW_ROWS if arguments.only in r.name]
+    apart = arguments.soak or arguments.on
+    reviewed = [] if apart else [row for row in REVIEW_ROWS if arguments.only in row.name]
     if arguments.afresh:
         for row in (*wanted, *reviewed):
             _file(row).unlink(missing_ok=True)
@@ -123,6 +125,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="rows whose name holds this text")
+    parser.add_argument("--on", default="", choices=KINDS, help="only rows on such a plant")
     parser.add_argument("--times", type=int, default=0, help="faults a row, instead of its own")
     parser.add_argument("--soak", type=int, default=0, help="minutes of any kills, five a minute")
     parser.add_argument("--afresh", action="store_true", help="forget the rows that are done")

@@ -147,7 +147,6 @@ def test_a_point_is_a_generate_job_that_keeps_what_the_sweep_fixes() -> None:
         ({"space": {"guidance.gamma": [0, 99]}}, "guidance.gamma"),
         ({"space": {"guidance.other": [1]}}, "guidance.other"),
         ({"space": {"guidance.gamma": []}}, "guidance.gamma"),
-        ({"space": {}}, "space"),
         ({"method": "grid", "space": {"sampling.top_k": list(range(60)),
           "guidance.eta": [0, 1]}}, str(MAX_POINTS)),
     ],

@@ -3,6 +3,7 @@
 from .decoder import SteerDecoder
 from .guidance import MASKED, steer_scores
 from .lane import RoleName
+from .levers import HeadTerm, VerdictHead
 from .memory import MemoryPlan, most_slots, plan
 from .model_pair import ModelPair
 from .prompts import join_documents
@@ -11,12 +12,14 @@ from .records import Completion, Request, Trace
 __all__ = [
     "MASKED",
     "Completion",
+    "HeadTerm",
     "MemoryPlan",
     "ModelPair",
     "Request",
     "RoleName",
     "SteerDecoder",
     "Trace",
+    "VerdictHead",
     "join_documents",
     "most_slots",
     "plan",

@@ -22,6 +22,7 @@ from factory.guidance import Guidance, Sampling
 
 from .guidance import MASKED, Steered, steer
 from .lane import Lane, RoleName
+from .levers import HeadTerm
 from .model_pair import ModelPair
 from .prompts import check_context
 from .records import Completion, FinishReason, Floats, Request, Trace
@@ -55,9 +56,11 @@ class SteerDecoder:
         *,
         trace: bool = False,
         should_stop: StopRule | None = None,
+        head: HeadTerm | None = None,
     ) -> None:
         """trace: record why each token was chosen. should_stop: called with a row's tokens so
-        far after each of them; True ends the row with "stop" (its tokens are left whole)."""
+        far after each of them; True ends the row with "stop" (its tokens are left whole).
+        head: acts on every request that does not say otherwise."""
         if slots < 1:
             raise ValueError(f"slots must be 1 or more, not {slots}")
         self._pair = pair
@@ -66,6 +69,7 @@ class SteerDecoder:
         self._slots = slots
         self._trace = trace
         self._should_stop = should_stop
+        self._head = head.on(pair) if head is not None and head.weight > 0 else None
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield completions as rows finish. A request is pulled when a slot is free for it,
@@ -132,12 +136,13 @@ class _Batch:
         shape = (decoder._slots, decoder._sampling.max_new_tokens, 2)
         self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._traces = _Traces(decoder) if decoder._trace else None
-        self._kernel = _kernel(self._device, decoder._sampling)
+        self._vocab = pair.vocab_size
+        self._kernel = _kernel(self._device, decoder._guidance, decoder._sampling)
 
     def scores(self, slot: int) -> Tensor:
         """(V,) of a slot's next token."""
         at = torch.tensor([slot], device=self._device)
-        return self._steer(self._sample(slot).roles, at)[0].scores[0]
+        return self._steer(self._sample(slot), at)[0].scores[0]
 
     @property
     def is_empty(self) -> bool:
@@ -202,7 +207,7 @@ class _Batch:
     def _choose(self, live: Sequence[int]) -> tuple[list[int], list[bool]]:
         """The next token of every live slot, and whether its logits are finite."""
         samples = [self._sample(slot) for slot in live]
-        if self._kernel is not None:
+        if self._kernel is not None and self._decoder._head is None:
             return self._choose_fused(self._kernel, live, samples)
         slots = torch.tensor(live, device=self._device)
         positions = torch.tensor([len(s.tokens) for s in samples], device=self._device)
@@ -212,7 +217,7 @@ class _Batch:
         for group in _by_roles(samples):
             rows = _index(group, len(live), self._device)
             at = _index([live[i] for i in group], len(self._samples), self._device)
-            steered, ok = self._steer(samples[group[0]].roles, at)
+            steered, ok = self._steer(samples[group[0]], at)
             chosen = draw(steered.scores, self._decoder._sampling, noise[rows])
             tokens[rows], healthy[rows] = chosen, ok
             if self._traces:
@@ -244,13 +249,15 @@ class _Batch:
         tokens, healthy = chosen[:, [0, 8]].int().T.tolist()
         return tokens, list(map(bool, healthy))
 
-    def _steer(self, roles: Sequence[RoleName], at: Tensor | slice) -> tuple[Steered, Tensor]:
-        logits = {
+    def _steer(self, like: _Sample, at: Tensor | slice) -> tuple[Steered, Tensor]:
+        """The scores of samples that have the streams and levers of one of them."""
+        rows = {
             role: lane.logits[role][at]
             for names, lane in self._lanes
             for role in names
-            if role in roles
+            if role in like.roles
         }
+        logits = {role: row[:, : self._vocab] for role, row in rows.items()}
         finite = [stream.amax(dim=-1).isfinite() for stream in logits.values()]
         steered = steer(
             logits["expert"],
@@ -259,6 +266,8 @@ class _Batch:
             self._decoder._guidance,
             logits.get("center"),
         )
+        if self._decoder._head is not None and like.request.head:
+            steered = self._decoder._head.add(steered, rows["expert"][:, self._vocab :])
         return steered, torch.stack(finite).all(dim=0)
 
     @torch.inference_mode()
@@ -286,11 +295,11 @@ class _Batch:
 
     def leave(self) -> None:
         """Leave the lanes to the next run; recording their steps again would take its time."""
-        pair, sampling = self._decoder._pair, self._decoder._sampling
+        pair = self._decoder._pair
         if pair.recorder is not None:
             for _, lane in self._lanes:
                 lane.clear()
-            pair.idle[self._decoder._slots, sampling.max_new_tokens] = self._lanes
+            pair.idle[_size(self._decoder)] = self._lanes
 
     def _sample(self, slot: int) -> _Sample:
         sample = self._samples[slot]
@@ -299,20 +308,27 @@ class _Batch:
         return sample
 
 
-def _kernel(device: torch.device, sampling: Sampling) -> Choose | None:
-    """What chooses tokens in one kernel: on CUDA with triton, and without top-k, top-p, min-p."""
-    narrowed = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
-    if device.type != "cuda" or narrowed or find_spec("triton") is None:
+def _kernel(device: torch.device, guidance: Guidance, sampling: Sampling) -> Choose | None:
+    """What chooses tokens in one kernel: on CUDA with triton, for the rules that it knows, and
+    without filters."""
+    known = guidance.rule in ("steer", "paper") and not sampling.filters
+    if device.type != "cuda" or not known or find_spec("triton") is None:
         return None
     from . import fused
 
     return fused.choose
 
 
+def _size(decoder: SteerDecoder) -> tuple[int, int, bool]:
+    """Slots, columns, and whether hidden states are wanted beside logits."""
+    return decoder._slots, decoder._sampling.max_new_tokens, decoder._head is not None
+
+
 def _lanes(decoder: SteerDecoder) -> Lanes:
     """One lane for both models of a row-wise LoRA pair, two for two models; those of the last
     run, with what they have recorded, if they are of the same size and nobody uses them."""
-    pair, size = decoder._pair, (decoder._slots, decoder._sampling.max_new_tokens)
+    pair, size = decoder._pair, _size(decoder)
+    slots, columns, hidden = size
     kept: Lanes | None = pair.idle.pop(size, None)
     pair.idle.clear()  # their memory is needed
     if kept is not None:
@@ -322,7 +338,8 @@ def _lanes(decoder: SteerDecoder) -> Lanes:
     def lane(model: PreTrainedModel, *roles: RoleName) -> tuple[tuple[RoleName, ...], Lane]:
         rows = pair.rows if pair.kind == "lora" else None
         record = pair.recorder() if pair.recorder else None
-        return roles, Lane(model, roles, *size, rows, banned, record)
+        reads = hidden and "expert" in roles
+        return roles, Lane(model, roles, slots, columns, rows, banned, record, hidden=reads)
 
     if pair.kind == "lora":
         return [lane(pair.expert, "expert", "negative", "center", "base")]
@@ -330,14 +347,16 @@ def _lanes(decoder: SteerDecoder) -> Lanes:
 
 
 class _Traces:
-    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device.
+    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device; with
+    a verdict head, 9.
 
     Token ids and counts are whole numbers below 2**24, exact in float32.
     """
 
     def __init__(self, decoder: SteerDecoder) -> None:
         self._sampling = decoder._sampling
-        shape = (decoder._slots, decoder._sampling.max_new_tokens, 8)
+        self._head = decoder._head is not None
+        shape = (decoder._slots, decoder._sampling.max_new_tokens, 8 + self._head)
         self._columns = torch.zeros(shape, device=decoder._pair.device)
 
     def add(
@@ -346,14 +365,15 @@ class _Traces:
         """Record one step of the rows in `slots`."""
         expert = steered.expert.masked_fill(~steered.keep, MASKED)
         unguided = draw(expert, self._sampling, noise)
-        absent = torch.zeros_like(steered.scores)
         streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
-        picked = [(absent if x is None else x).gather(1, chosen[:, None])[:, 0] for x in streams]
-        counts = (chosen, *picked, unguided, steered.keep.sum(dim=-1))
+        picked = [_of(x, chosen) for x in streams]
+        counts = [chosen, *picked, unguided, steered.keep.sum(dim=-1)]
+        if self._head:
+            counts.append(_of(steered.head, chosen))
         self.put(slots, positions, torch.stack([c.float() for c in counts], dim=-1))
 
     def put(self, slots: Tensor, positions: Tensor, columns: Tensor) -> None:
-        """Keep (n, 8) columns of one step: token, E, B, N, C, score, unguided, survivors."""
+        """Keep columns of one step: token, E, B, N, C, score, unguided, survivors, (head)."""
         self._columns[slots, positions] = columns
 
     def take(self, slot: int, sample: _Sample) -> Trace:
@@ -370,6 +390,7 @@ class _Traces:
             scores=columns[5],
             unguided=ints[1],
             survivors=ints[2],
+            head=columns[8] if self._head and sample.request.head else None,
         )
 
 
@@ -379,15 +400,20 @@ def _context(request: Request, role: RoleName) -> Sequence[int]:
     return request.center_ids if role == "center" else request.prompt_ids
 
 
+def _of(stream: Tensor | None, chosen: Tensor) -> Tensor:
+    """(B, V) to (B,): the chosen tokens' numbers; 0 without the stream."""
+    return chosen * 0.0 if stream is None else stream.gather(1, chosen[:, None])[:, 0]
+
+
 def _longer(context: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
     return (*context, *tokens) if len(context) > 0 else ()
 
 
 def _by_roles(samples: Sequence[_Sample]) -> list[list[int]]:
-    """Indices of samples grouped by the streams they have."""
-    groups: dict[tuple[RoleName, ...], list[int]] = {}
+    """Indices of samples grouped by the streams they have, and whether a head may act."""
+    groups: dict[tuple[bool, tuple[RoleName, ...]], list[int]] = {}
     for i, sample in enumerate(samples):
-        groups.setdefault(sample.roles, []).append(i)
+        groups.setdefault((sample.request.head, sample.roles), []).append(i)
     return list(groups.values())
 
 

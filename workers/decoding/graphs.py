@@ -15,6 +15,7 @@ from factory.errors import ModelError
 Step = Callable[[Tensor], None]  # of the step's integers, int64
 Replay = Callable[[], None]
 Record = Callable[[Step, Tensor], Replay]  # the tensor is read anew by each replay
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # names in configurations
 KEPT = 64  # recorded steps; the one not used for longest makes room
 
 
@@ -84,8 +85,11 @@ def recordable(model: PreTrainedModel) -> bool:
     """Whether a model's steps are recorded: on one CUDA device, unless its forward asks the
     device for numbers (experts that tokens are dealt to, rotations that depend on the length)."""
     devices = {weight.device for weight in model.parameters()}
-    config = model.config.get_text_config()
-    dealt = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts"))
-    rope = getattr(config, "rope_parameters", None) or {}
-    stretched = "dynamic" in str(rope) or "longrope" in str(rope)
-    return len(devices) == 1 and devices.pop().type == "cuda" and not dealt and not stretched
+    config = model.config.get_text_config().to_dict()
+    dealt = any(config.get(name) for name in EXPERTS)
+    stretched = any(kind in str(config.get("rope_parameters")) for kind in ("dynamic", "longrope"))
+    return (
+        {device.type for device in devices} == {"cuda"}
+        and len(devices) == 1
+        and not (dealt or stretched)
+    )

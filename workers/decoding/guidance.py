@@ -29,6 +29,7 @@ class Steered:
     base: Tensor | None
     negative: Tensor | None
     center: Tensor | None
+    head: Tensor | None = None  # what a verdict head added to the scores
 
 
 def steer_scores(

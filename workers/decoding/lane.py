@@ -13,6 +13,7 @@ from .attention import Attender, Prefill, Scoring
 from .graphs import Record, Steps
 from .guidance import MASKED
 from .kv import Grain, Ids, Plan, Role, Shape
+from .levers import watching_head
 from .lora import ExpertRows
 
 RoleName = Literal["expert", "negative", "center", "base"]
@@ -26,7 +27,8 @@ class Lane:
     """Rows of the expert's weights come first in every forward, the base's last.
 
     logits   of each role, (slots + 1, V) float32 on `out`: what a slot's next token is chosen
-             by; banned tokens are at MASKED; the last row is nobody's
+             by; banned tokens are at MASKED; the last row is nobody's. With `hidden` a row goes
+             on with the hidden state that its logits are made of
     """
 
     def __init__(
@@ -38,11 +40,14 @@ class Lane:
         expert_rows: ExpertRows | None,
         banned: Tensor,
         record: Record | None,
+        *,
+        hidden: bool = False,
     ) -> None:
         """rows, columns: of each role at most, and how many tokens a row generates at most.
         expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None.
         banned: ids that are never drawn, on the device that logits are wanted on.
-        record: how a step is recorded; None: every step is run as it is."""
+        record: how a step is recorded; None: every step is run as it is.
+        hidden: what the logits are made of (d numbers) follows them in each row."""
         self._model = model
         self._device = input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
@@ -56,6 +61,7 @@ class Lane:
         self._slots = rows
         self._banned = banned
         self._steps = Steps(self._device, record)
+        self._hidden = hidden
         self.logits: dict[RoleName, Tensor] = {}
 
     def open(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> None:
@@ -166,14 +172,15 @@ class Lane:
         the adapter, if there is one."""
         if self._expert_rows is not None:
             self._expert_rows.count, self._expert_rows.total = expert, len(ids)
-        logits: Tensor = self._model(
-            input_ids=ids.to(self._device),
-            position_ids=positions.to(self._device),
-            attender=attender,
-            use_cache=False,
-            logits_to_keep=1 if keep is None else keep.to(self._device),
-        ).logits
-        return logits
+        with watching_head(self._model, self._hidden) as seen:
+            logits: Tensor = self._model(
+                input_ids=ids.to(self._device),
+                position_ids=positions.to(self._device),
+                attender=attender,
+                use_cache=False,
+                logits_to_keep=1 if keep is None else keep.to(self._device),
+            ).logits
+        return torch.cat((logits, seen[0].to(logits)), dim=-1) if seen else logits
 
 
 class _Stacked:

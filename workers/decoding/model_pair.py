@@ -45,7 +45,7 @@ class ModelPair:
     banned_ids: tuple[int, ...]
     max_positions: int
     recorder: Callable[[], Record] | None
-    idle: dict[tuple[int, int], Any] = field(default_factory=dict)
+    idle: dict[tuple[int, int, bool], Any] = field(default_factory=dict)
 
     @classmethod
     def load(

@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 MAX_SEED = 2**53
+ZLIB = 0x78  # the first byte of anything deflated here
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Request:
     negative_spans, center_spans
                   lengths of the documents those contexts begin with (what is left is the
                   prompt); empty when unknown
+    head          whether the decoder's verdict head acts on this sample
     Raises ValueError for a seed out of range.
     """
 
@@ -38,6 +40,7 @@ class Request:
     center_ids: Sequence[int] = ()
     negative_spans: Sequence[int] = ()
     center_spans: Sequence[int] = ()
+    head: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < MAX_SEED:
@@ -55,6 +58,7 @@ class Trace:
     scores      float32, its score before temperature
     unguided    int32, what the same noise picks from the masked expert
     survivors   int32, how many tokens passed the plausibility mask
+    head        float32, what the verdict head added to its score, in nats; None: none acted
     """
 
     tokens: Ints
@@ -65,19 +69,23 @@ class Trace:
     scores: Floats
     unguided: Ints
     survivors: Ints
+    head: Floats | None = None
 
     def to_bytes(self) -> bytes:
-        """Pack: a byte of flags (which arrays are there), then the arrays, deflated."""
+        """Pack: flags (which arrays are there; two bytes if one beyond the eighth is), then the
+        arrays, deflated."""
         arrays = [getattr(self, field.name) for field in fields(self)]
         flags = sum(1 << i for i, array in enumerate(arrays) if array is not None)
         body = b"".join(_little_endian(array).tobytes() for array in arrays if array is not None)
-        return struct.pack("<B", flags) + zlib.compress(body, level=1)
+        return struct.pack("<B" if flags < 256 else "<H", flags) + zlib.compress(body, level=1)
 
     @classmethod
     def from_bytes(cls, packed: bytes) -> "Trace":
         """Undo `to_bytes`. Raises ValueError when the bytes are not a packed trace."""
         try:
-            flags, body = packed[0], zlib.decompress(packed[1:])
+            width = 1 if packed[1] == ZLIB else 2
+            flags = int.from_bytes(packed[:width], "little")
+            body = zlib.decompress(packed[width:])
             present = [bool(flags >> i & 1) for i in range(len(fields(cls)))]
             rows = np.frombuffer(body, dtype="<i4").reshape(sum(present), -1)
         except (IndexError, ValueError, ZeroDivisionError, zlib.error) as error:

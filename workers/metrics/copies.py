@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from factory.intervals import wilson
+from factory.texts import ngrams, words
 from workers.metrics.measure import Array, Measure, measured, unknown
-from workers.metrics.variety import ngrams, words
 
 ORDER = 3  # words in the runs that near-copies share
 SHARED = 0.8  # share of a text's runs that one real sample has too

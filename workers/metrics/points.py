@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from factory.intervals import wilson
 from factory.search import harmonic
+from factory.texts import ngrams, words
 from workers.metrics import copies, variety
 from workers.metrics.measure import Measure, half_samples, measured, unknown
 
@@ -109,7 +110,7 @@ class Scorer:
         usable = [row.state not in copies.UNUSABLE for row in rows]
         pairs = zip(usable, self._keys, strict=True)
         self._usable = [good and key not in known for good, key in pairs]
-        self._ngrams = [variety.ngrams(row.text, 3) for row in rows]
+        self._ngrams = [ngrams(row.text, 3) for row in rows]
 
     def by(self, objective: Objective) -> Callable[[Places], float]:
         """The function of an objective."""
@@ -127,4 +128,4 @@ class Scorer:
 
 
 def _key(text: str) -> str:
-    return " ".join(variety.words(text))
+    return " ".join(words(text))

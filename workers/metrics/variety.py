@@ -5,7 +5,6 @@ compare sets of one size.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,21 +12,11 @@ import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 
 from factory.intervals import jackknife, wilson
+from factory.texts import ngrams, words
 from workers.metrics.measure import Array, Measure, bootstrap, measured, unknown
 
 BLEU_TEXTS = 100  # of a larger set as many are compared: the cost grows with their square
 ORDERS = (2, 3, 4)  # of the n-grams that `normalized_ngrams` takes together
-
-
-def words(text: str) -> list[str]:
-    """A text's words and marks, in lower case."""
-    return re.findall(r"\w+|[^\w\s]", text.lower())
-
-
-def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """A text's runs of n words."""
-    tokens = words(text)
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
 def distinct(texts: Sequence[str], n: int) -> Measure:

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from factory.intervals import Interval, jackknife, wilson
-from factory.local.demo.grammar import parse, theme, words
+from factory.intervals import wilson
+from factory.local.demo.grammar import parse, theme
+from factory.texts import distinct, distinct_interval
 
 
 def measure(texts: Sequence[str], real: Collection[str], rejected_theme: str) -> dict[str, Any]:
@@ -39,27 +40,6 @@ def measure(texts: Sequence[str], real: Collection[str], rejected_theme: str) ->
     return {name: _rounded(value) for name, value in found.items()}
 
 
-def distinct(texts: Sequence[str], n: int = 3) -> float | None:
-    """Different word n-grams per word n-gram (Li et al., arXiv 1510.03055); None without any."""
-    grams = [gram for text in texts for gram in _ngrams(text, n)]
-    return len(set(grams)) / len(grams) if grams else None
-
-
-def distinct_interval(texts: Sequence[str], n: int = 3) -> Interval | None:
-    """The 95 % jackknife interval of `distinct`; None below two texts or without n-grams."""
-    whole, counts = distinct(texts, n), [Counter(_ngrams(text, n)) for text in texts]
-    everywhere = Counter(gram for text in texts for gram in _ngrams(text, n))
-    size = everywhere.total()
-    if whole is None or len(texts) < 2 or any(count.total() == size for count in counts):
-        return None
-    without = [
-        (len(everywhere) - sum(everywhere[gram] == times for gram, times in count.items()))
-        / (size - count.total())
-        for count in counts
-    ]
-    return jackknife(whole, without)
-
-
 def _useful(texts: Sequence[str], real: Collection[str], rejected_theme: str) -> list[bool]:
     seen: Counter[str] = Counter()
     marks = []
@@ -69,11 +49,6 @@ def _useful(texts: Sequence[str], real: Collection[str], rejected_theme: str) ->
         marks.append(fresh and parsed is not None and parsed.theme != rejected_theme)
         seen[text] += 1
     return marks
-
-
-def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    tokens = words(text)
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
 def _rounded(value: Any) -> Any:

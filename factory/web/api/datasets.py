@@ -9,8 +9,9 @@ from flask import request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, negatives, outbox, reviews, samples, tables
+from factory import datasets, jobs, levers, negatives, outbox, reviews, samples, tables
 from factory.errors import Conflict, FieldError, Invalid
+from factory.feedback import Feedback
 from factory.spec import Defaults, Name, SampleState
 from factory.web import shapes, show
 from factory.web.api.blueprint import PREFIX, blueprint
@@ -36,6 +37,14 @@ class NewDataset(BaseModel):
     prompt: str = Field(min_length=1, max_length=100_000)
     description: str = Field("", max_length=10_000)
     labels: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field([], max_length=1000)
+
+
+class DatasetChange(BaseModel):
+    """What is to be changed of a dataset; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    feedback: Feedback | None = None
 
 
 class SampleQuery(PageQuery):
@@ -77,6 +86,18 @@ def get_dataset(name: str) -> dict[str, Any]:
     """Show a dataset with its counts."""
     with current().db.transaction() as session:
         return _shown(session, datasets.get(session, name))
+
+
+@routes.patch("/datasets/<name>")
+@routes.input(DatasetChange, arg_name="change")
+@routes.output(shapes.Dataset)
+def change_dataset(name: str, change: DatasetChange) -> dict[str, Any]:
+    """Change a dataset's settings. Jobs that were submitted keep theirs."""
+    with current().db.transaction() as session:
+        dataset = datasets.get(session, name)
+        if change.feedback is not None:
+            datasets.set_feedback(dataset, change.feedback)
+        return _shown(session, dataset)
 
 
 @routes.post("/datasets/<name>/samples")
@@ -145,6 +166,7 @@ def dataset_metrics(name: str) -> dict[str, Any]:
             "counts": datasets.counts(session, dataset),
             "reviews": reviews.stats(session, dataset.id),
             **reviews.outcomes(session, dataset.id),
+            "feedback": levers.state(session, dataset),
             "evaluation": show.evaluation(newest) if newest else None,
         }
 
@@ -163,9 +185,14 @@ def list_negatives(name: str, query: PageQuery) -> dict[str, Any]:
             used.update({sample.id: count for sample, count in found})
             return [sample for sample, _ in found]
 
-        listed = page(
-            rows, query.limit, lambda row: show.sample(row, name) | {"used": used[row.id]}
-        )
+        marked: dict[Any, str] = {}
+
+        def shown(row: tables.Sample) -> dict[str, Any]:
+            if not marked:
+                marked.update(negatives.marks(session, list(used)))
+            return show.sample(row, name) | {"used": used[row.id], "mark": marked.get(row.id)}
+
+        listed = page(rows, query.limit, shown)
         return listed | {"pools": negatives.pools(session, dataset.id)}
 
 

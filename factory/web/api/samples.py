@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from factory import pushes, reviews, samples, tables
+from factory import negatives, pushes, reviews, samples, tables
 from factory.web import shapes, show
 from factory.web.api.blueprint import blueprint
 from factory.web.api.requests import ACCEPTED, answered
@@ -21,6 +21,14 @@ class NeighbourQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     k: int = Field(10, ge=1, le=100)
+
+
+class NewMark(BaseModel):
+    """What to do with a sample as a negative."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: negatives.MarkKind
 
 
 @routes.get("/samples/<uuid:sample_id>")
@@ -72,6 +80,27 @@ def replay_sample(sample_id: uuid.UUID) -> Any:
 def explain_sample(sample_id: uuid.UUID) -> Any:
     """Show what moved each token of a generated sample."""
     return _from_worker("explanation", sample_id)
+
+
+@routes.put("/samples/<uuid:sample_id>/mark")
+@routes.input(NewMark, arg_name="new")
+@routes.output(shapes.Mark)
+@routes.doc(responses=[409])
+def mark_sample(sample_id: uuid.UUID, new: NewMark) -> dict[str, Any]:
+    """Pin a sample, so that every further one is steered away from it, or retire it, so that
+    none is. How earlier samples were made stays as it is."""
+    with current().db.transaction() as session:
+        negatives.mark(session, samples.get(session, sample_id), new.kind)
+    return {"sample": sample_id, "kind": new.kind}
+
+
+@routes.delete("/samples/<uuid:sample_id>/mark")
+@routes.output(shapes.Mark)
+def unmark_sample(sample_id: uuid.UUID) -> dict[str, Any]:
+    """Draw a sample as a negative as any other again."""
+    with current().db.transaction() as session:
+        negatives.unmark(session, samples.get(session, sample_id).id)
+    return {"sample": sample_id, "kind": None}
 
 
 def _from_worker(kind: str, sample_id: uuid.UUID) -> Any:

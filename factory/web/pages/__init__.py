@@ -12,8 +12,10 @@ import factory.web.pages.experiment
 import factory.web.pages.job
 import factory.web.pages.job_form
 import factory.web.pages.login
+import factory.web.pages.map
 import factory.web.pages.model
 import factory.web.pages.overview
+import factory.web.pages.playground
 import factory.web.pages.review
 import factory.web.pages.sample
 import factory.web.pages.settings  # noqa: F401  (views add themselves to the blueprint)

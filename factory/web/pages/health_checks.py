@@ -58,7 +58,7 @@ def _gpu_worker(session: Session) -> Check:
 
 def _cpu_worker(session: Session) -> Check:
     """These tasks need nothing but this worker, so what waits tells of nothing else."""
-    waiting, oldest = outbox.unanswered(session, (outbox.EMBED, outbox.MEASURE))
+    waiting, oldest = outbox.unanswered(session, (outbox.EMBED, outbox.MEASURE, outbox.DRAW_MAP))
     return _worker("CPU worker", waiting, oldest, "factory worker cpu")
 
 

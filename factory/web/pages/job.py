@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from factory import datasets, jobs, samples
 from factory.tables import Dataset, Job, Sample, Shard
 from factory.web import paging
-from factory.web.pages import copies, evaluation, words
+from factory.web.pages import copies, curve, evaluation, words
 from factory.web.pages.evaluation import Evaluation
 from factory.web.pages.frame import page, pages
 from factory.web.state import current
@@ -47,6 +47,17 @@ class Live:
     evaluation: Evaluation | None
 
     @property
+    def losses(self) -> Sequence[tuple[int, float]]:
+        """A train job's (step, loss), as far as it noted them."""
+        noted = self.shards[0].progress.get("losses", []) if self.shards else []
+        return [(int(step), float(loss)) for step, loss in noted]
+
+    @property
+    def loss_line(self) -> str:
+        """The same as a drawing."""
+        return curve.line(self.losses)
+
+    @property
     def running(self) -> bool:
         """Whether there is more to come."""
         return self.job.state in jobs.LIVE
@@ -58,7 +69,8 @@ class Live:
         progress = (self.progress.done, self.progress.failed)
         evaluated = self.evaluation.job if self.evaluation else None
         visible = (self.job.state, self.job.error, progress, shards, self.states, evaluated)
-        return hashlib.sha256(repr(visible).encode()).hexdigest()[:16]
+        seen = repr((visible, len(self.losses)))
+        return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
     @property
     def spoken(self) -> str:

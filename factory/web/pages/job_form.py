@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 from flask import redirect, render_template, request, url_for
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 from factory import datasets, jobs, models
 from factory.errors import Conflict, FieldError, Invalid, NotFound
 from factory.spec import GenerateSpec
+from factory.speed import Speed, of_model
 from factory.tables import Job
 from factory.web.api.jobs import check_label
 from factory.web.pages import copies, forms
@@ -34,18 +36,41 @@ FIELDS = (
 COUNT = 100  # what a new form asks for
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a job of `count` samples may take one worker."""
+
+    count: int
+    speed: Speed
+
+    @property
+    def tokens(self) -> int:
+        """To be made in all."""
+        return round(self.speed.estimate(self.count)[0])
+
+    @property
+    def seconds(self) -> float:
+        """Of one worker's time."""
+        return self.speed.estimate(self.count)[1]
+
+    @property
+    def rate(self) -> int:
+        """Tokens a second, as measured."""
+        return round(self.speed.tokens / self.speed.seconds)
+
+
 @pages.get("/jobs/new")
 def new_job() -> ResponseReturnValue:
     """An empty form, or one that is filled like an earlier job."""
     with current().db.transaction() as session:
-        return _shown(session, _first_form(session))
+        return _shown(session, first_form(session))
 
 
 @pages.post("/jobs/new")
 def send_job() -> ResponseReturnValue:
     """Submit; the form comes back with what is wrong next to the fields."""
-    form = _sent()
-    spec = _spec(form)
+    form = sent()
+    spec = spec_of(form)
     with current().db.transaction() as session:
         job = _submit(session, form, spec) if spec else None
         if job is None:
@@ -53,23 +78,45 @@ def send_job() -> ResponseReturnValue:
     return redirect(url_for("pages.job", job_id=job.id), 303)
 
 
+@pages.post("/jobs/new/form")
+def edit_job() -> ResponseReturnValue:
+    """The whole form, filled as it was sent: from the playground."""
+    with current().db.transaction() as session:
+        return _shown(session, sent())
+
+
 @pages.post("/jobs/new/same")
 def same_job() -> ResponseReturnValue:
-    """The YAML and the curl call of the form as it is now."""
-    form = _sent()
-    return render_template("jobs/_same.html", same=_same(form, _spec(form)), form=form)
+    """The YAML and the curl call of the form as it is now, and what it may take."""
+    form = sent()
+    spec = spec_of(form)
+    with current().db.transaction() as session:
+        estimate = estimated(session, spec)
+    same = same_of(form, spec)
+    return render_template("jobs/_same.html", same=same, form=form, estimate=estimate)
 
 
-def _first_form(session: Session) -> Form:
+def estimated(session: Session, spec: GenerateSpec | None) -> Estimate | None:
+    """What a job may take one worker, from what the pair's shards took lately; None when the
+    settings are not complete or nothing was measured."""
+    if spec is None or not models.exists(session, spec.model):
+        return None
+    pair = models.get(session, spec.model)
+    speed = of_model(session, pair.id, spec.guidance.model_dump())
+    return Estimate(spec.count, speed) if speed else None
+
+
+def first_form(session: Session) -> Form:
+    """A new form, or one filled like the job that the address names."""
     like = request.args.get("like")
     if like:
-        return Form(_values(_job_like(session, like).spec) | {"once": str(uuid.uuid4())})
+        return Form(values_of(_job_like(session, like).spec) | {"once": str(uuid.uuid4())})
     chosen = request.args.get("dataset") or _first(datasets.list_all(session))
     model = request.args.get("model") or _first(models.list_all(session))
     blank = GenerateSpec(kind="generate", dataset="x", model="x", count=COUNT)
     if chosen:
         blank = datasets.defaults(datasets.get(session, chosen)).fill(blank)
-    values = _values(blank.model_dump(mode="json"))
+    values = values_of(blank.model_dump(mode="json"))
     values |= {"dataset": chosen, "model": model, "seed": "", "once": str(uuid.uuid4())}
     return Form(values)
 
@@ -88,7 +135,7 @@ def _job_like(session: Session, job_id: str) -> Job:
     return job
 
 
-def _values(spec: dict[str, Any]) -> dict[str, str]:
+def values_of(spec: dict[str, Any]) -> dict[str, str]:
     """A spec as the texts of the form's fields. A source that is not named weighs nothing."""
     weights = {f"negatives.sources.{name}": "0" for name in SOURCES}
     stops = [json.dumps(text, ensure_ascii=False)[1:-1] for text in spec["sampling"]["stop"]]
@@ -96,11 +143,12 @@ def _values(spec: dict[str, Any]) -> dict[str, str]:
     return dict.fromkeys(FIELDS, "") | weights | texts
 
 
-def _sent() -> Form:
+def sent() -> Form:
+    """The form as it was sent."""
     return Form({name: request.form.get(name, "") for name in (*FIELDS, "once")})
 
 
-def _body(form: Form) -> dict[str, Any]:
+def body_of(form: Form) -> dict[str, Any]:
     """What the API would be sent for this form."""
     values = {name: form.values[name] for name in FIELDS if name != "sampling.stop"}
     body = {"kind": "generate", **forms.nested(values, CHECKS)}
@@ -124,8 +172,9 @@ def _stops(form: Form) -> list[str]:
     return stops
 
 
-def _spec(form: Form) -> GenerateSpec | None:
-    spec = form.read(GenerateSpec, _body(form))
+def spec_of(form: Form) -> GenerateSpec | None:
+    """The job that the form asks for; None, and the errors at their fields, when it is none."""
+    spec = form.read(GenerateSpec, body_of(form))
     return None if form.errors else spec
 
 
@@ -137,7 +186,7 @@ def _submit(session: Session, form: Form, spec: GenerateSpec) -> Job | None:
         check_label(spec, dataset)
         key = _once(form)
         job, _ = jobs.submit(
-            session, spec, dataset, model, request=_body(form), idempotency_key=key
+            session, spec, dataset, model, request=body_of(form), idempotency_key=key
         )
     except NotFound as error:
         form.refuse(error, "model" if "model" in error.detail else "dataset")
@@ -162,11 +211,12 @@ def _once(form: Form) -> str:
         raise Invalid("The form is not complete. Open it anew.", [reason]) from None
 
 
-def _same(form: Form, spec: GenerateSpec | None) -> copies.Copies | None:
+def same_of(form: Form, spec: GenerateSpec | None) -> copies.Copies | None:
+    """The job as a file and as a call, to copy."""
     if spec is None:
         return None
     typed = spec.model_dump(mode="json")
-    return copies.of_spec(_named(typed, _body(form)), request.host_url)
+    return copies.of_spec(_named(typed, body_of(form)), request.host_url)
 
 
 def _named(typed: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -179,6 +229,7 @@ def _named(typed: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(session: Session, form: Form, *, status: int = 200) -> ResponseReturnValue:
     named = {row.name: row for row in datasets.list_all(session)}
+    spec = spec_of(Form(form.values))
     return page(
         session,
         "jobs/new.html",
@@ -187,5 +238,6 @@ def _shown(session: Session, form: Form, *, status: int = 200) -> ResponseReturn
         dataset=named.get(form.values["dataset"]),
         datasets=list(named.values()),
         models=models.list_all(session),
-        same=_same(form, _spec(Form(form.values))),
+        same=same_of(form, spec),
+        estimate=estimated(session, spec),
     )

@@ -1,16 +1,33 @@
 """The first page: what there is, what runs, and what needs help."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from flask import render_template
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, models
-from factory.web.pages import health_checks
+from factory import datasets, jobs, load, models
+from factory.web.pages import curve, health_checks
 from factory.web.pages.frame import page, pages
 from factory.web.pages.job import rows_of
 from factory.web.state import current
 
 RECENT = 8
+RATE_MINUTES = 5
 TILES = 24  # datasets shown with their counts, the newest
+
+
+@dataclass(frozen=True)
+class Now:
+    """What goes on right now. `rate`: samples a minute, lately; `line`: the same as a drawing."""
+
+    workers: Sequence[load.WorkerLoad]
+    queue: load.Queue
+    rate: float
+    minutes: Sequence[int]
+    line: str
+    days: Sequence[load.Day]
 
 
 @pages.get("/")
@@ -27,7 +44,28 @@ def overview() -> ResponseReturnValue:
             live=[row for row in recent if row.job.state in jobs.LIVE],
             recent=recent,
             models=models.list_all(session),
+            now=_now(session),
         )
+
+
+@pages.get("/overview/now")
+def overview_now() -> ResponseReturnValue:
+    """What goes on right now, for the overview to keep itself fresh."""
+    with current().db.transaction() as session:
+        return render_template("_now.html", now=_now(session))
+
+
+def _now(session: Session) -> Now:
+    minutes = load.samples_by_minute(session)
+    days = load.acceptance(session)
+    return Now(
+        workers=load.workers(session),
+        queue=load.queue(session),
+        rate=sum(minutes[-RATE_MINUTES:]) / RATE_MINUTES,
+        minutes=minutes,
+        line=curve.line([(n, made) for n, made in enumerate(minutes)], low=0),
+        days=days,
+    )
 
 
 @pages.get("/health")

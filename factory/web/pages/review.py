@@ -1,18 +1,53 @@
-"""What people said: verdicts and reasons, the latest reviews, what waits."""
+"""What people said: verdicts and reasons, what feedback changed, what is steered away from."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
 
 from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from factory import datasets, outbox, reviews, samples
+from factory import datasets, negatives, outbox, pushes, reviews, samples, tallies
 from factory.errors import Conflict
-from factory.tables import Dataset
+from factory.tables import Dataset, Sample
 from factory.web import paging
+from factory.web.inputs import validated
 from factory.web.pages import label_studio
 from factory.web.pages.frame import page, pages
+from factory.web.pages.review_figures import figures
 from factory.web.state import current
 
-PAGE = 25
+SAID = {
+    "pinned": "Pinned: every further sample is steered away from it.",
+    "retired": "Retired: no further sample is steered away from it. What was made stays as it is.",
+    "none": "It is drawn as any other again.",
+}
+PAGE = 10
+WINDOW = 2000  # newest reviews that figures are made of
+NEGATIVES = 5  # newest rejected samples that are listed
+BACKLOG = 5  # samples to review that are listed
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A sample that others are steered away from: what was decided about it, how often it was
+    used (None: not counted here)."""
+
+    sample: Sample
+    mark: str | None
+    used: int | None = None
+
+
+class NewMark(BaseModel):
+    """What to do with a sample as a negative; "none" takes an earlier decision back."""
+
+    kind: Literal["pinned", "retired", "none"]
+    page: Literal["review", "sample"] = "review"
 
 
 @pages.get("/review")
@@ -36,6 +71,35 @@ def sync_reviews(name: str) -> ResponseReturnValue:
     return redirect(url_for("pages.review", dataset=name), 303)
 
 
+@pages.post("/samples/<uuid:sample_id>/mark")
+def mark_sample(sample_id: uuid.UUID) -> ResponseReturnValue:
+    """Pin or retire a sample as a negative, or take that back."""
+    new = validated(NewMark, request.form.to_dict())
+    with current().db.transaction() as session:
+        sample = samples.get(session, sample_id)
+        dataset = session.get_one(Dataset, sample.dataset_id).name
+        if new.kind == "none":
+            negatives.unmark(session, sample_id)
+        else:
+            negatives.mark(session, sample, new.kind)
+    flash(SAID[new.kind], "good")
+    if new.page == "sample":
+        return redirect(url_for("pages.sample", sample_id=sample_id), 303)
+    return redirect(url_for("pages.review", dataset=dataset) + "#away", 303)
+
+
+def _steered_away(session: Session, dataset: Dataset) -> Sequence[Negative]:
+    """Pinned samples, then the newest rejected ones that are not retired."""
+    pinned = negatives.marked(session, dataset.id, "pinned")
+    newest = negatives.list_page(session, dataset.id, limit=NEGATIVES + negatives.PINS)
+    marks = negatives.marks(session, [sample.id for sample, _ in newest])
+    free = [(sample, used) for sample, used in newest if sample.id not in marks]
+    return [
+        *(Negative(sample, "pinned") for sample in pinned),
+        *(Negative(sample, None, used) for sample, used in free[:NEGATIVES]),
+    ]
+
+
 def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
     if dataset is None:
         return page(session, "review.html", dataset=None)
@@ -45,6 +109,7 @@ def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
     )
     shown = found[:PAGE]
     settings = current().settings
+    counted = tallies.read(session, "review", [dataset.id])
     return page(
         session,
         "review.html",
@@ -52,6 +117,16 @@ def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
         stats=reviews.stats(session, dataset.id),
         latest=shown,
         texts=samples.by_ids(session, [row.sample_id for row in shown]),
+        pushes=pushes.of_samples(session, [row.sample_id for row in shown]),
+        task_url=partial(label_studio.push_url, settings),
+        figures=figures(
+            reviews.judged(session, dataset.id, WINDOW),
+            tallies.by(counted, "reviewer", "day", "verdict"),
+            datetime.now(UTC).date(),
+        ),
+        backlog=pushes.to_review(session, dataset.id, BACKLOG),
+        away=_steered_away(session, dataset),
+        retired=negatives.marked(session, dataset.id, "retired"),
         older=paging.encode(shown[-1].id) if len(found) > PAGE else None,
         connected=bool(settings.label_studio_url),
         project_url=label_studio.project_url(settings, dataset.label_studio_project),

@@ -5,22 +5,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flask import redirect, render_template, request, url_for
+from flask import flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, pushes, requests, reviews, samples
+from factory import datasets, jobs, negatives, pushes, requests, reviews, samples, texts
 from factory.errors import Conflict, NotFound
 from factory.tables import Dataset, Job, Request, Sample
-from factory.web import paging
-from factory.web.pages import label_studio, words
+from factory.texts import Part
+from factory.web import paging, shapes, show
+from factory.web.pages import label_studio, lineage, words
 from factory.web.pages.explanation import explained
 from factory.web.pages.frame import page, pages
 from factory.web.state import current
 
 PAGE = 30
-NEIGHBOURS = 5
+NEIGHBOURS = 4  # of each origin
+NEAR = ("real", "synthetic")
 ORIGINS = ("synthetic", "real", "corrected")
+REASONS = (*reviews.REASONS, "empty")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Filters:
     state: str | None
     job: Job | None
     query: str
+    reason: str | None
 
     @property
     def arguments(self) -> dict[str, str]:
@@ -42,8 +46,18 @@ class Filters:
             "state": self.state,
             "job": str(self.job.id) if self.job else None,
             "q": self.query,
+            "reason": self.reason,
         }
         return {name: value for name, value in given.items() if value}
+
+
+@dataclass(frozen=True)
+class Near:
+    """A sample that is like the one that is shown; its words in parts, shared ones marked."""
+
+    sample: Sample
+    similarity: float
+    parts: Sequence[Part]
 
 
 @pages.get("/samples")
@@ -60,7 +74,55 @@ def samples_list() -> ResponseReturnValue:
             found=found,
             older=older,
             origins=ORIGINS,
+            reasons=REASONS,
         )
+
+
+@pages.post("/samples/selected")
+def act_on_selected() -> ResponseReturnValue:
+    """Send the ticked samples to review, retire them as negatives, or save them as a file."""
+    action = request.form.get("action")
+    ids = [uuid.UUID(value) for value in request.form.getlist("sample") if _is_id(value)][:PAGE]
+    with current().db.transaction() as session:
+        found = list(samples.by_ids(session, ids).values())
+        if action == "save":
+            return _file(session, found)
+        flash(_act(session, action, found), "good")
+    return redirect(_back(request.form.get("back", "")), 303)
+
+
+def _act(session: Session, action: str | None, found: Sequence[Sample]) -> str:
+    """Do it, and say what was done."""
+    if not found:
+        return "Nothing was ticked."
+    if action == "retire":
+        for each in found:
+            negatives.mark(session, each, "retired")
+        return f"{len(found)} retired: no further sample is steered away from them."
+    owed = pushes.add(session, [each.id for each in found])
+    rest = len(found) - owed
+    kept = f" {rest} were on their way already, or are not to be reviewed." if rest else ""
+    return f"{owed} go to Label Studio.{kept}"
+
+
+def _file(session: Session, found: Sequence[Sample]) -> ResponseReturnValue:
+    names = {row.dataset_id: session.get_one(Dataset, row.dataset_id).name for row in found}
+    shown = [shapes.Sample.model_validate(show.sample(row, names[row.dataset_id])) for row in found]
+    lines = "".join(f"{each.model_dump_json()}\n" for each in shown)
+    headers = {"Content-Disposition": 'attachment; filename="samples.jsonl"'}
+    return lines, 200, {"Content-Type": "application/x-ndjson", **headers}
+
+
+def _is_id(value: str) -> bool:
+    try:
+        return bool(uuid.UUID(value))
+    except ValueError:
+        return False
+
+
+def _back(query: str) -> str:
+    """The list as it was; nothing that leads elsewhere."""
+    return f"{url_for('pages.samples_list')}?{query}"
 
 
 @pages.get("/samples/<uuid:sample_id>")
@@ -70,6 +132,8 @@ def sample(sample_id: uuid.UUID) -> ResponseReturnValue:
     with current().db.transaction() as session:
         found = samples.get(session, sample_id)
         push = pushes.of_sample(session, sample_id)
+        links = samples.negatives_of(session, sample_id)
+        corrections = samples.corrections_of(session, sample_id)
         asked = request.args.get("asked", type=uuid.UUID)
         return page(
             session,
@@ -77,14 +141,21 @@ def sample(sample_id: uuid.UUID) -> ResponseReturnValue:
             sample=found,
             dataset=session.get_one(Dataset, found.dataset_id),
             made=_provenance(session, found),
-            links=samples.negatives_of(session, sample_id),
-            neighbours=_neighbours(session, sample_id),
-            corrections=samples.corrections_of(session, sample_id),
+            links=links,
+            alike=samples.similarities(session, sample_id, [other.id for _, other in links]),
+            near=[(name, _near(session, found, name)) for name in NEAR],
+            lineage=lineage.drawn(
+                found,
+                links,
+                corrections,
+                samples.get(session, found.corrects) if found.corrects else None,
+                samples.steered_by(session, sample_id),
+            ),
+            corrections=corrections,
+            mark=negatives.marks(session, [sample_id]).get(sample_id),
             reviews=reviews.of_sample(session, sample_id),
             push=push,
-            task_url=label_studio.task_url(
-                settings, push.project_id if push else None, push.task_id if push else None
-            ),
+            task_url=label_studio.push_url(settings, push),
             **(_answer(session, found, asked) if asked else {"asked": None}),
         )
 
@@ -125,6 +196,7 @@ def _filters(session: Session) -> Filters | None:
         state=_one_of(words.SAMPLE_STATES, request.args.get("state")),
         job=job,
         query=request.args.get("q", "").strip(),
+        reason=_one_of(REASONS, request.args.get("reason")),
     )
 
 
@@ -155,6 +227,7 @@ def _page_of(session: Session, chosen: Filters) -> tuple[Sequence[Sample], str |
         states=(chosen.state,) if chosen.state else (),
         job_id=chosen.job.id if chosen.job else None,
         query=chosen.query or None,
+        reason=chosen.reason,
         before=paging.decode(cursor) if cursor else None,
         limit=PAGE + 1,
     )
@@ -166,12 +239,16 @@ def _provenance(session: Session, found: Sample) -> dict[str, Any] | None:
     return samples.provenance(session, found.id) if found.origin == "synthetic" else None
 
 
-def _neighbours(session: Session, sample_id: uuid.UUID) -> Sequence[tuple[Sample, float]] | None:
-    """The nearest samples; None while the sample has no embedding."""
+def _near(session: Session, found: Sample, origin: str) -> Sequence[Near] | None:
+    """The nearest samples of an origin; None while the sample has no embedding."""
     try:
-        return samples.neighbours(session, sample_id, NEIGHBOURS)
+        nearest = samples.neighbours(session, found.id, NEIGHBOURS, origin)
     except Conflict:
         return None
+    return [
+        Near(other, similarity, texts.overlaps(other.text, found.text))
+        for other, similarity in nearest
+    ]
 
 
 def _answer(session: Session, found: Sample, request_id: uuid.UUID) -> dict[str, Any]:

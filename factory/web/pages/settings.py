@@ -7,7 +7,9 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from factory import tokens
+from factory.settings import Settings
 from factory.web import auth
+from factory.web.pages import label_studio, words
 from factory.web.pages.forms import Form
 from factory.web.pages.frame import page, pages
 from factory.web.state import current
@@ -46,6 +48,14 @@ def revoke_token(token_id: uuid.UUID) -> ResponseReturnValue:
     return redirect(url_for("pages.settings"), 303)
 
 
+@pages.post("/settings/label-studio/test")
+def test_label_studio() -> ResponseReturnValue:
+    """Try the connection now."""
+    tested = label_studio.tested(current().settings)
+    flash(tested.said, "good" if tested.good else "bad")
+    return redirect(url_for("pages.settings") + "#ls", 303)
+
+
 def _shown(
     session: Session, form: Form, *, value: str | None = None, status: int = 200
 ) -> ResponseReturnValue:
@@ -59,4 +69,34 @@ def _shown(
         own=g.token_id,
         label_studio_url=current().settings.label_studio_url,
         has_key=bool(current().settings.label_studio_api_key),
+        limits=_limits(current().settings),
     )
+
+
+def _limits(settings: Settings) -> list[tuple[str, str, str]]:
+    """What bounds this factory: in words, its value, and the setting that changes it."""
+    return [
+        (
+            "Answered requests and webhook events are kept",
+            f"{settings.retention_days:g} days",
+            "FACTORY_RETENTION_DAYS",
+        ),
+        ("A shard is tried", f"{settings.shard_attempts} times", "FACTORY_SHARD_ATTEMPTS"),
+        (
+            "A worker unheard of loses its shard after",
+            words.duration(settings.lease_seconds),
+            "FACTORY_LEASE_SECONDS",
+        ),
+        (
+            "A worker that makes no step is ended after",
+            words.duration(settings.stall_seconds),
+            "FACTORY_STALL_SECONDS",
+        ),
+        ("Rows that a worker decodes side by side", str(settings.slots), "FACTORY_SLOTS"),
+        (
+            "Reviews are compared with Label Studio every",
+            words.duration(settings.reconcile_seconds),
+            "FACTORY_RECONCILE_SECONDS",
+        ),
+        ("The largest upload", f"{settings.max_body_bytes // 2**20} MiB", "FACTORY_MAX_BODY_BYTES"),
+    ]

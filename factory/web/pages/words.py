@@ -37,6 +37,7 @@ SIGNS: Mapping[str, tuple[str, str]] = {  # meaning → (sign, class of its colo
     "failed": ("✕", "bad"),
     "dead": ("✕", "bad"),
     "cancelled": ("■", "base"),
+    "pinned": ("◆", "negative"),
     "good": ("✓", "good"),
     "bad": ("✕", "bad"),
 }
@@ -178,9 +179,19 @@ def signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}".replace("-", "−")
 
 
+def signed_int(value: int) -> str:
+    """A whole number with its sign: +3, −12."""
+    return f"{value:+d}".replace("-", "−")
+
+
 def share_of(probability: float | None) -> str:
     """A probability in percent; – when it is not known."""
     return "–" if probability is None else f"{100 * probability:.1f}"
+
+
+def short_share(value: float | None) -> str:
+    """A share with two digits: .47, −.06, 1.00; – when it is not known."""
+    return "–" if value is None else f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")
 
 
 def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -205,5 +216,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "pairs": pairs,
     "signed": signed,
     "share_of": share_of,
+    "signed_int": signed_int,
+    "short_share": short_share,
     "unit": unit,
 }

@@ -21,7 +21,14 @@
     row.scrollIntoView({ block: "nearest" });
   }
 
+  function tick() {
+    const row = document.activeElement.closest("li");
+    const box = row && row.querySelector('input[type="checkbox"]');
+    if (box) box.checked = !box.checked;
+  }
+
   const keys = {
+    x: tick,
     "?": () => help && !help.open && help.showModal(),
     "/": () => byId("search") && byId("search").focus(),
     j: () => step(1),
@@ -76,7 +83,8 @@
   // ---- a slider and its number say the same ---------------------------------------------
   function pair(range) {
     const number = byId(range.dataset.pairs);
-    if (!number) return;
+    if (!number || range.paired) return;
+    range.paired = true;
     const follow = () => { if (number.value !== "") range.value = number.value; };
     follow();
     number.addEventListener("input", follow);
@@ -85,7 +93,9 @@
       number.dispatchEvent(new Event("input", { bubbles: true }));
     });
   }
-  document.querySelectorAll("input[data-pairs]").forEach(pair);
+  const pairAll = () => document.querySelectorAll("input[data-pairs]").forEach(pair);
+  pairAll();
+  document.addEventListener("htmx:load", pairAll);
 
   // ---- say aloud what changed, rarely ---------------------------------------------------
   const voice = byId("announce");

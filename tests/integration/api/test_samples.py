@@ -147,3 +147,15 @@ def test_a_preview_makes_few_and_asks_with_the_whole_spec(
     spec = payload["spec"]
     assert (spec["count"], spec["seed"], spec["prompt"]) == (8, 3, "Write a hypothesis:")
     assert call.post("/jobs/preview", json=body | {"model": "none"}).status_code == 422
+
+
+def test_a_sample_is_pinned_retired_and_drawn_as_any_other_again(api: Any, known: Any) -> None:
+    sample = str(known.samples[2])
+    for kind in ("pinned", "retired"):
+        answer = api("PUT", f"/samples/{sample}/mark", json={"kind": kind})
+        assert (answer.status_code, answer.get_json()) == (200, {"sample": sample, "kind": kind})
+    assert api("PUT", f"/samples/{sample}/mark", json={"kind": "x"}).status_code == 422
+    freed = api("DELETE", f"/samples/{sample}/mark")
+    assert freed.get_json() == {"sample": sample, "kind": None}
+    nobody = uuid.UUID(int=1)
+    assert api("DELETE", f"/samples/{nobody}/mark").status_code == 404

@@ -61,6 +61,20 @@ def test_datasets_from_making_to_export(name: str, capsys: Captured) -> None:
     assert (written["format"], written["bytes"]) == ("csv", Path("out.csv").stat().st_size)
 
 
+def test_levers_of_a_dataset_are_set(name: str, capsys: Captured) -> None:
+    Path("feedback.yaml").write_text("levers: {gates: {copies: 0.9}}\nwindow: {rounds: 2}\n")
+    made = document(capsys, 0, "dataset", "set", name, "--feedback", "feedback.yaml")
+    assert made["feedback"]["levers"]["gates"]["copies"] == 0.9
+    assert made["feedback"]["window"] == {"rounds": 2, "days": None}
+    inline = "{levers: {verdict_head: {weight: 2}}}"
+    assert run(["dataset", "set", name, "--feedback", inline]) == 0
+    assert "use: verdict_head" in capsys.readouterr().out
+    state = document(capsys, 0, "review", "stats", name)["feedback"]
+    assert state["setting"]["levers"]["verdict_head"]["weight"] == 2.0
+    for wrong in ("{levers: {hammer: {}}}", "{levers: [", "levers.yaml"):
+        assert run(["dataset", "set", name, "--feedback", wrong]) == 4
+
+
 def test_lines_that_are_wrong_are_named(name: str, capsys: Captured) -> None:
     Path("real.ndjson").write_text('{"text": "a"}\nnonsense\n')
     assert run(["dataset", "import", name, "real.ndjson"]) == 1

@@ -2,7 +2,9 @@
 
 import io
 import json
+import threading
 import uuid
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from apiflask import APIFlask
@@ -10,7 +12,11 @@ from sqlalchemy import select
 
 from factory import datasets, jobs, outbox, requests, tokens
 from factory.db import Database
+from factory.local import home
+from factory.settings import Settings
 from factory.tables import Job, Outbox, Request, Sample
+from factory.web import create_app
+from factory.web.pages import label_studio
 from factory.web.state import KEY, State
 
 from .conftest import Html, Visitor, state_of, work_off
@@ -265,3 +271,43 @@ def test_a_token_needs_a_name(visitor: Visitor, name: str) -> None:
     answer = visitor.post("/settings/tokens", {"name": name})
     assert answer.status_code == 422
     assert Html(answer.text).by_id("name-error")
+
+
+class LabelStudio(BaseHTTPRequestHandler):
+    """As much of Label Studio as a test of the connection asks for."""
+
+    def do_GET(self) -> None:
+        known = self.path == "/health" or self.headers["Authorization"] == "Token good"
+        self.send_response(200 if known else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("good", "answers and takes the API key"), ("bad", "refuses the API key"), ("é", "refuses")],
+)
+def test_the_connection_to_label_studio_is_tried(settings: Settings, key: str, said: str) -> None:
+    with HTTPServer(("127.0.0.1", 0), LabelStudio) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        tested = label_studio.tested(
+            settings.model_copy(update={"label_studio_url": url, "label_studio_api_key": key})
+        )
+        server.shutdown()
+        thread.join()
+    assert said in tested.said
+    assert tested.good is (key == "good")
+
+
+def test_a_label_studio_that_is_away_is_named_with_the_remedy(app: APIFlask) -> None:
+    away = {"label_studio_url": f"http://127.0.0.1:{home.free_port()}"}
+    state: State = app.extensions[KEY]
+    changed = create_app(state.settings.model_copy(update=away))
+    visitor = Visitor(changed.test_client()).log_in()
+    answer = visitor.post("/settings/label-studio/test")
+    assert (answer.status_code, answer.location) == (303, "/settings#ls")
+    assert "does not answer (ConnectError). Does it run?" in visitor.get("/settings").text

@@ -7,9 +7,21 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from apiflask import APIFlask
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
-from factory import circuits, datasets, jobs, outbox, requests, reviews, samples, shards, tokens
+from factory import (
+    circuits,
+    datasets,
+    jobs,
+    negatives,
+    outbox,
+    pushes,
+    requests,
+    reviews,
+    samples,
+    shards,
+    tokens,
+)
 from factory.db import Database
 from factory.settings import Settings
 from factory.spec import GenerateSpec
@@ -20,6 +32,8 @@ from .conftest import TOKEN, Html, Visitor, work_off
 
 PAGES = (
     *("/", "/health", "/health/chip", "/health/notes", "/datasets/new", "/jobs", "/jobs/new"),
+    "/playground",
+    "/map",
     *("/samples", "/review", "/models", "/settings"),
 )
 HOSTILE = (
@@ -34,7 +48,8 @@ HOSTILE = (
     "<style>*{display:none}</style>",
     "\u202e\u2028<b>bold</b>&lt;",
 )
-OWN_SCRIPTS = {"/static/vendor/htmx-2.0.11.min.js", "/static/app.js"}
+OWN_ADDRESSES = ("/overview/now", "/map/", "/health", "/jobs/", "/samples/", "/playground")
+OWN_SCRIPTS = {"/static/vendor/htmx-2.0.11.min.js", "/static/app.js", "/static/map.js"}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +83,7 @@ def assert_inert(source: str) -> Html:
             if name in ("href", "src", "action"):
                 assert not (value or "").strip().lower().startswith("javascript:")
             if name in ("hx-get", "hx-post"):
-                assert (value or "").startswith(("/health", "/jobs/", "/samples/"))
+                assert (value or "").startswith(OWN_ADDRESSES)
     return page
 
 
@@ -119,6 +134,8 @@ def hostile(db: Database) -> dict[str, str]:
         "job": f"/jobs/{job.id}",
         "live": f"/jobs/{job.id}/live",
         "clone": f"/jobs/new?like={job.id}",
+        "playground": f"/playground?like={job.id}",
+        "now": "/overview/now",
         "samples": "/samples?dataset=hostile",
         "search": "/samples?dataset=hostile&q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
         "sample": f"/samples/{made[0]}",
@@ -136,7 +153,17 @@ def hostile(db: Database) -> dict[str, str]:
     "name",
     [
         *("overview", "dataset", "jobs", "job", "live", "clone", "samples", "search", "sample"),
-        *("explanation", "replay", "waiting", "review", "models", "settings", "health"),
+        *(
+            "playground",
+            "now",
+            "explanation",
+            "replay",
+            "waiting",
+            "review",
+            "models",
+            "settings",
+            "health",
+        ),
     ],
 )
 def test_hostile_text_is_shown_and_does_nothing(
@@ -145,7 +172,7 @@ def test_hostile_text_is_shown_and_does_nothing(
     answer = visitor.get(hostile[name])
     assert answer.status_code == 200
     page = assert_inert(answer.text)
-    if name not in ("jobs", "clone"):
+    if name not in ("jobs", "clone", "playground", "now"):
         assert "<script>alert(1)</script>" in page.text + str(page.tags)
 
 
@@ -270,3 +297,38 @@ def test_a_sample_names_what_made_it(visitor: Visitor, db: Database, made: list[
     assert str(told["seed"]) in text
     assert told["model"]["name"] in text
     assert told["worker"] in text
+
+
+def test_ticked_samples_are_sent_retired_and_saved(
+    visitor: Visitor, db: Database, dataset: str, made: list[uuid.UUID]
+) -> None:
+    with db.transaction() as session:
+        session.execute(delete(Push).where(Push.sample_id.in_(made)))
+    form = {"sample": [str(made[0]), str(made[2]), "no id"], "back": f"dataset={dataset}"}
+    sent = visitor.post("/samples/selected", form | {"action": "push"})
+    assert (sent.status_code, sent.location) == (303, f"/samples?dataset={dataset}")
+    assert "2 go to Label Studio." in visitor.get(sent.location).text
+    with db.transaction() as session:
+        assert set(pushes.of_samples(session, made)) == {made[0], made[2]}
+    visitor.post("/samples/selected", form | {"action": "retire"})
+    with db.transaction() as session:
+        assert set(negatives.marks(session, made)) == {made[0], made[2]}
+    saved = visitor.post("/samples/selected", form | {"action": "save"})
+    texts = {json.loads(line)["text"] for line in saved.text.splitlines()}
+    assert texts == {"text 0", "text 2"}
+    none = visitor.post("/samples/selected", {"action": "push", "back": "dataset=none"})
+    assert none.location == "/samples?dataset=none"
+
+
+def test_samples_are_found_by_the_reason_they_were_refused_for(
+    visitor: Visitor, db: Database, made: list[uuid.UUID], dataset: str
+) -> None:
+    now = datetime.now(UTC)
+    with db.transaction() as session:
+        given = ("reject", ("unsafe",), None, None, "ada", 1.0, now, now)
+        reviews.apply(session, made[1], reviews.Verdict(77_001, 1, *given))
+    found = Html(visitor.get(f"/samples?dataset={dataset}&reason=unsafe").text)
+    assert found.links("/samples/0") == [f"/samples/{made[1]}"]
+    with db.transaction() as session:
+        reviews.withdraw(session, 77_001)
+    assert "Nothing matches" in visitor.get(f"/samples?dataset={dataset}&reason=unsafe").text

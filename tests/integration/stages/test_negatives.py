@@ -2,11 +2,13 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from factory import negatives, samples
+from factory.errors import Conflict
 from factory.negatives import Chosen
 from factory.spec import NegativesSpec
 from factory.tables import Sample
@@ -207,3 +209,55 @@ def test_pools_and_the_list_count_what_is_there(world: World) -> None:
     ids = [sample.id for sample, _ in (*page, *rest)]
     assert ids == [row.id for row in rows["rejected"]][::-1]
     assert {used for _, used in page} == {0}
+
+
+def test_a_retired_sample_is_never_drawn_again(world: World) -> None:
+    rejected = fill(world, rejected=4)["rejected"]
+    with world.database.transaction() as session:
+        negatives.mark(session, rejected[0], "retired")
+    drawn = {d.id for seed in range(30) for d in choose(world, seed, count=4).negatives}
+    assert drawn == {row.id for row in rejected[1:]}
+
+
+def test_a_pinned_sample_is_always_drawn_first_and_centred(world: World) -> None:
+    rows = fill(world, rejected=30, accepted=1)
+    pinned = rows["rejected"][7]
+    place(world, (pinned, vector(1)), (rows["accepted"][0], vector(1, 0.9)))
+    with world.database.transaction() as session:
+        negatives.mark(session, pinned, "pinned")
+    for seed in range(10):
+        chosen = choose(world, seed, count=3, sources={"rejected": 1})
+        assert chosen.negatives[0].id == pinned.id
+        assert len({document.id for document in chosen.negatives}) == 3
+        assert [document.id for document in chosen.center] == [rows["accepted"][0].id]
+
+
+def test_more_pins_than_negatives_all_come_and_too_many_are_refused(world: World) -> None:
+    rows = fill(world, generated=negatives.PINS + 1)["generated"]
+    with world.database.transaction() as session:
+        for row in rows[:-1]:
+            negatives.mark(session, row, "pinned")
+    chosen = choose(world, count=2)
+    assert {document.id for document in chosen.negatives} == {row.id for row in rows[:-1]}
+    with world.database.transaction() as session, pytest.raises(Conflict, match="Unpin one"):
+        negatives.mark(session, rows[-1], "pinned")
+
+
+def test_a_mark_is_changed_and_taken_back(world: World) -> None:
+    [row] = fill(world, rejected=1)["rejected"]
+    with world.database.transaction() as session:
+        negatives.mark(session, row, "pinned")
+        negatives.mark(session, row, "retired")
+        assert negatives.marks(session, [row.id]) == {row.id: "retired"}
+        negatives.unmark(session, row.id)
+    assert [document.id for document in choose(world).negatives] == [row.id]
+
+
+def test_marks_of_another_dataset_do_not_count(
+    world: World, new_world: Callable[[], World]
+) -> None:
+    [theirs] = fill(new_world(), rejected=1)["rejected"]
+    fill(world, rejected=1)
+    with world.database.transaction() as session:
+        negatives.mark(session, theirs, "pinned")
+    assert theirs.id not in {document.id for document in choose(world, count=5).negatives}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from factory import datasets, jobs, outbox, pushes, reviews
+from factory import datasets, jobs, maps, outbox, pushes, reviews
 from factory.db import Database
 from factory.dispatch import celery_app
 from factory.settings import Settings
@@ -72,6 +72,16 @@ def test_what_is_owed_is_done_and_settled(cpu: Any, database: Database, dataset:
     cpu.embed(dataset)
     assert embedded(database, dataset) == 1
     assert not owed(database, outbox.EMBED, dataset)
+
+
+def test_a_map_is_drawn_when_it_is_owed(cpu: Any, database: Database, dataset: uuid.UUID) -> None:
+    cpu.embed(dataset)
+    with database.transaction() as session:
+        maps.ask(session, dataset)
+    cpu.draw_map(dataset)
+    assert not owed(database, outbox.DRAW_MAP, dataset)
+    with database.transaction() as session:
+        assert len(maps.points(session, dataset)) == 1
 
 
 def test_an_evaluation_is_worked_on(cpu: Any, database: Database, dataset: uuid.UUID) -> None:

@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import signal
+import uuid
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from sqlalchemy import delete, func, select, text, update
 
 from factory import datasets
 from factory.ids import new_id
-from factory.tables import Outbox, Sample, SampleNegative
+from factory.tables import Outbox, Request, Sample, SampleNegative
+from workers import interactive
 from workers.gpu_worker import GpuWorker
 
 from .factory_floor import Floor
@@ -152,6 +154,31 @@ def test_a_preview_stores_nothing_and_pairs_the_seeds(floor: Floor, gpu: GpuWork
     assert [len(row["negatives"]) for row in guided] == [2, 2, 2]
     assert [row["negatives"] for row in unguided] == [[], [], []]
     assert all(row["text"] for row in guided)
+
+
+def test_a_preview_shows_what_is_made_so_far(
+    floor: Floor, gpu: GpuWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_real(floor)
+    spec = {"kind": "generate", "dataset": floor.dataset.name, "model": floor.model.name}
+    spec |= {"count": 3, "seed": 5, "sampling": {"max_new_tokens": 8}, **STEERED}
+    seen: list[tuple[int, int]] = []
+    note = gpu.desk._note
+
+    def watched(request_id: uuid.UUID, partial: dict[str, Any]) -> None:
+        note(request_id, partial)
+        with floor.database.transaction() as session:
+            so_far = session.get_one(Request, request_id)
+            assert so_far.done_at is None
+            seen.append(tuple(len((so_far.result or {})[s]) for s in ("unguided", "guided")))
+
+    monkeypatch.setattr(interactive, "NOTE_SECONDS", 0)
+    monkeypatch.setattr(gpu.desk, "_note", watched)
+    shown = answer(floor, gpu, "preview", spec=spec)
+    assert [sum(counts) for counts in seen] == [1, 2, 3, 4, 5, 6]
+    assert (1, 1) in seen
+    assert [row["ordinal"] for row in shown["guided"]] == [0, 1, 2]
+    assert all(row["surprise"] > 0 for side in shown.values() for row in side)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import Gemma3TextConfig, LlamaConfig, MixtralConfig, PreTrainedConfig
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import Completion, ModelPair, Request, SteerDecoder, kv, lane
-from workers.decoding.graphs import KEPT, Replay, Step, Steps
+from workers.decoding.graphs import KEPT, Replay, Step, Steps, recordable
 
 from .test_decoder import mixed_requests
 
@@ -107,6 +109,29 @@ def test_rows_that_fill_a_shape_never_leak(kind: str, folders: Callable[[str], P
             assert completion.finish_reason == "error"
         if i in unseen:
             assert completion.token_ids == clean[i].token_ids
+
+
+class OnCuda:
+    """As much of a model as the rule looks at, on so many cards."""
+
+    def __init__(self, config: PreTrainedConfig, cards: int = 1, device: str = "cuda") -> None:
+        self.config = config
+        self._devices = [torch.device(device, card) for card in range(cards)]
+
+    def parameters(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(device=device) for device in self._devices]
+
+
+def test_what_is_recorded() -> None:
+    """One card, and a forward whose work does not depend on what is on it."""
+    plain = LlamaConfig()
+    assert recordable(OnCuda(plain))
+    assert recordable(OnCuda(Gemma3TextConfig()))
+    assert not recordable(OnCuda(plain, cards=2))
+    assert not recordable(OnCuda(plain, device="cpu"))
+    assert not recordable(OnCuda(MixtralConfig()))
+    stretched = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    assert not recordable(OnCuda(LlamaConfig(rope_parameters=stretched)))
 
 
 def test_a_step_is_recorded_when_its_key_comes_again() -> None:

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factory.intervals import wilson
 from factory.local.demo import grammar
 from factory.local.demo.corpus import real_samples
-from factory.local.demo.measures import distinct, distinct_interval, measure, wilson
+from factory.local.demo.measures import measure
+from factory.texts import distinct, distinct_interval
 
 
 def test_shares_are_counted_by_hand() -> None:

@@ -59,12 +59,13 @@ def probe(**values: float | None) -> dict[str, object]:
     known = {
         "base_loss": 2.0,
         "expert_loss": 1.0,
-        "seen_loss": 1.0,
-        "unseen_loss": 1.1,
-        "uplift_self": 2.0,
+        "gain": 1.0,
+        "gap": 0.0,
+        "uplift_self": 0.8,
         "uplift_nearest": 0.1,
     } | values
-    return {"real": 30, **{name: {"value": value} for name, value in known.items()}}
+    near = {name: None if v is None else v - 0.02 for name, v in known.items()}
+    return {"real": 30, **{n: {"value": v, "low": near[n]} for n, v in known.items()}}
 
 
 def share(value: float) -> Measure:
@@ -73,16 +74,17 @@ def share(value: float) -> Measure:
 
 def test_an_expert_is_said_to_be_well_fit_underfit_or_memorising() -> None:
     assert diagnose(probe(), share(0), share(0.9)).verdict == "well fit"
-    gap = diagnose(probe(unseen_loss=1.7), share(0), share(0.9))
-    assert (gap.verdict, "0.70 nats" in gap.because[0]) == ("memorising", True)
-    copying = diagnose(probe(seen_loss=None, unseen_loss=None), share(0.2), share(0.9))
+    gap = diagnose(probe(gap=0.3), share(0), share(0.9))
+    assert (gap.verdict, "0.30 nats" in gap.because[0]) == ("memorising", True)
+    assert diagnose(probe(gap=0.04), share(0), share(0.9)).verdict == "well fit"
+    copying = diagnose(probe(gap=None), share(0.2), share(0.9))
     assert (copying.verdict, "20%" in copying.because[0]) == ("memorising", True)
-    assert diagnose(probe(base_loss=1.05), share(0), share(0.9)).verdict == "underfit"
+    assert diagnose(probe(gain=0.005), share(0), share(0.9)).verdict == "underfit"
     assert diagnose(probe(), share(0), share(0.4)).verdict == "underfit"
     assert diagnose({"real": 0}).verdict == "not known"
 
 
 def test_a_model_that_does_not_read_its_context_cannot_be_steered_by_it() -> None:
     assert "η can steer it" in diagnose(probe()).context
-    assert "can do little" in diagnose(probe(uplift_self=0.1)).context
-    assert "can do little" in diagnose(probe(uplift_nearest=0.0)).context
+    assert "can do little" in diagnose(probe(uplift_self=0.05)).context
+    assert "can do little" in diagnose(probe(uplift_nearest=0.01)).context

@@ -1,0 +1,95 @@
+"""Every page: axe-core finds nothing serious, it is light, quiet, and does not jump."""
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from .conftest import Watched
+from .screenshots import WIDTHS, paths, sign_in
+from .seed import Seeded
+from .site import Site
+
+HEAVIEST = 100_000  # bytes of a page with its styles and scripts, as they are sent
+SERIOUS = ("serious", "critical")
+RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
+COLOUR = ("color-contrast", "link-in-text-block")
+JUMPS = 0.02  # a fifth of what Core Web Vitals calls good
+
+RUN_AXE = """async (options) => {
+  const found = await axe.run(document, options);
+  return found.violations.map((v) => ({
+    id: v.id, impact: v.impact, nodes: v.nodes.map((n) => n.html.slice(0, 160)).slice(0, 3),
+  }));
+}"""
+BEYOND = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+WATCH_SHIFTS = """
+  window.shifted = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value;
+  }).observe({ type: "layout-shift", buffered: true });
+"""
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    return (files("axe_playwright_python") / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_nothing_serious(
+    browser: Browser, site: Site, seeded: Seeded, axe: str, width: str
+) -> None:
+    """All rules in the light; then in the dark those of colour, which alone is different."""
+    x, y = WIDTHS[width]
+    context = browser.new_context(viewport={"width": x, "height": y}, base_url=site.url)
+    page = context.new_page()
+    sign_in(page)
+    trouble = {}
+    for name, path in paths(seeded).items():
+        page.emulate_media(color_scheme="light")
+        page.goto(path)
+        page.evaluate(axe)
+        found = _violations(page, {"type": "tag", "values": RULES})
+        page.emulate_media(color_scheme="dark")
+        found += _violations(page, {"type": "rule", "values": COLOUR})
+        if found:
+            trouble[name] = found
+    context.close()
+    assert not trouble, json.dumps(trouble, indent=1)
+
+
+def _violations(page: Page, only: dict[str, Any]) -> list[dict[str, Any]]:
+    found = page.evaluate(RUN_AXE, {"runOnly": only, "resultTypes": ["violations"]})
+    return [violation for violation in found if violation["impact"] in SERIOUS]
+
+
+def test_no_page_is_heavy_jumps_or_makes_trouble(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.add_init_script(WATCH_SHIFTS)
+    heavy, jumping, wide = {}, {}, {}
+    for name, path in paths(seeded).items():
+        if name == "not-found":
+            continue
+        page.goto(path)
+        page.wait_for_load_state("load" if name == "job-running" else "networkidle")
+        if (weight := _weight(page)) > HEAVIEST:
+            heavy[name] = weight
+        if (shifted := page.evaluate("window.shifted")) > JUMPS:
+            jumping[name] = shifted
+        if (beyond := page.evaluate(BEYOND)) > 0:
+            wide[name] = beyond
+    assert (heavy, jumping, wide) == ({}, {}, {})
+
+
+def _weight(page: Page) -> int:
+    """Bytes of the document, its styles and its scripts; what the browser had kept counts too."""
+    return int(
+        page.evaluate(
+            """() => performance.getEntries()
+              .filter((e) => e.entryType === "navigation" || e.entryType === "resource")
+              .reduce((sum, e) => sum + (e.encodedBodySize || 0), 0)"""
+        )
+    )
