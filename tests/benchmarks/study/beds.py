@@ -43,16 +43,16 @@ class Setting:
     """How texts are made: everything but seeds.
 
     pick   chooses what each group of samples is steered away from
+    head   a verdict head that steers too
     keep   refuses texts once they are made; None: none
-    head   a verdict head that steers; None: none
     slots  samples made at a time: fewer where what is made steers what comes next
     """
 
     guidance: Guidance = UNSTEERED
     sampling: Sampling = ROOM
     pick: Pick = no_negatives
-    keep: Callable[[str], bool] | None = None
     head: HeadTerm | None = None
+    keep: Callable[[str], bool] | None = None
     slots: int = 128
 
 
@@ -79,8 +79,9 @@ class Bed:
 
     def _run(self, ordinals: Sequence[int], seed: int, setting: Setting) -> list[str]:
         made: dict[int, str] = {}
-        guidance, sampling, head = setting.guidance, setting.sampling, setting.head
-        decoder = SteerDecoder(self.pair, guidance, sampling, setting.slots, head=head)
+        decoder = SteerDecoder(
+            self.pair, setting.guidance, setting.sampling, setting.slots, head=setting.head
+        )
         for row in decoder.run(self._requests(ordinals, seed, setting, made)):
             made[row.index] = self.layout.text_of(row.token_ids)
         return [made[index] for index in range(len(ordinals))]

@@ -4,17 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from factory.feedback import Gates
+import numpy as np
+
 from factory.guidance import Guidance
 from tests.benchmarks.study.beds import Bed, Pick, Setting
-from tests.benchmarks.study.measures import vectors
+from tests.benchmarks.study.measures import Copies, vectors
 from workers.decoding import HeadTerm
-from workers.levers.gates import Gatekeeper
+from workers.levers.filter import fit_filter
 from workers.levers.head import fit_head
 
 NEGATIVES = 3
 ETA = 1.0
-WEIGHT, CAP = 3.0, 0.3  # of the verdict head, as a dataset has it unless it says otherwise
+HEAD_WEIGHT, HEAD_CAP = 2.0, 0.3  # ρ, and nats a token
+KEEP = 0.7
 
 
 @dataclass(frozen=True)
@@ -73,31 +75,6 @@ def centred(case: Case) -> Setting:
     return _steered(case, pick)
 
 
-def verdict_head(case: Case) -> Setting:
-    """A head on the expert's hidden states; nothing where it is refused."""
-    layout = case.bed.layout
-    ids = [layout.list_ids([r.text])[len(layout.prompt_ids()) :] for r in case.reviewed]
-    accepted = [not r.rejected for r in case.reviewed]
-    fitted = fit_head(case.bed.pair, layout.prompt_ids(), ids, accepted)
-    if fitted.head is None:
-        return case.plain
-    return replace(case.plain, head=HeadTerm(fitted.head, WEIGHT, CAP))
-
-
-def gate(case: Case) -> Setting:
-    """Texts that are near-copies of real ones are made anew."""
-    gatekeeper = Gatekeeper(Gates(against=("real",)))
-    for text in case.bed.real:
-        gatekeeper.add("real", text)
-    return replace(case.plain, keep=lambda text: gatekeeper.reason(text) is None)
-
-
-def together(case: Case) -> Setting:
-    """Head, centred negatives and gate."""
-    guided = centred(case)
-    return replace(guided, head=verdict_head(case).head, keep=gate(case).keep)
-
-
 def shuffled(case: Case) -> Setting:
     """Negatives when every verdict is given to another text: shows what the verdicts carry."""
     verdicts = [r.rejected for r in case.reviewed]
@@ -109,6 +86,41 @@ def shuffled(case: Case) -> Setting:
 def unguided(nucleus: float) -> Setting:
     """The expert behind its mask."""
     return Setting(Guidance(eta=0, nucleus=nucleus))
+
+
+def gate(case: Case) -> Setting:
+    """Near-copies of real samples are made anew; needs no verdict."""
+    copies = Copies(case.bed.real)
+    return replace(case.plain, keep=lambda text: not copies.near(text))
+
+
+def ranked(case: Case) -> Setting:
+    """Texts that the filter ranks below the best `KEEP` of the reviewed ones are made anew."""
+    found = fit_filter(
+        vectors([r.text for r in case.reviewed]).astype(np.float32),
+        [not r.rejected for r in case.reviewed],
+    ).filter
+    if found is None:
+        return case.plain
+    least = found.threshold(KEEP)
+
+    def keep(text: str) -> bool:
+        return float(found.scores(vectors([text]).astype(np.float32))[0]) >= least
+
+    return replace(case.plain, keep=keep)
+
+
+def head(case: Case) -> Setting:
+    """The verdict head; nothing where it knows no more than one fitted on shuffled verdicts."""
+    layout, eos = case.bed.layout, case.bed.pair.eos_ids
+    found = fit_head(
+        case.bed.pair,
+        layout.prompt_ids(),
+        [(*layout.text_ids(r.text), min(eos)) for r in case.reviewed],
+        [not r.rejected for r in case.reviewed],
+    ).head
+    term = HeadTerm(found, HEAD_WEIGHT, HEAD_CAP) if found is not None else None
+    return replace(case.plain, head=term)
 
 
 def split(reviewed: Sequence[Reviewed]) -> tuple[list[str], list[str]]:
@@ -125,9 +137,9 @@ LEVERS: dict[str, Lever] = {
     "shuffled verdicts": shuffled,
     "negatives": negatives,
     "centred negatives": centred,
-    "verdict head": verdict_head,
-    "near-copy gate": gate,
-    "head, centred, gate": together,
+    "gate": gate,
+    "filter": ranked,
+    "verdict head": head,
 }
 
 
