@@ -56,7 +56,7 @@ bench-dashboard: $(DEV)  ## Server time of every page with a million samples in 
 bench-gpu: $(RUN)  ## Speed of the engine on a CUDA device, at Llama's 1B and 7B shapes (under 8 minutes)
 	@exec $(BIN)/python tests/benchmarks/gpu_steer.py
 
-study: $(DEV)  ## Compare rules and feedback levers where every sample can be judged (up to 90 minutes)
+study: $(DEV)  ## Compare rules and feedback levers where every sample can be judged (an hour or more)
 	@exec $(BIN)/python -m tests.benchmarks.study
 
 clean:  ## Remove the virtual environments; data in .factory stays

@@ -354,7 +354,7 @@ class SweepSpec(_Spec):
                 body[group] = {**body.get(group, {}), name: value}
             else:
                 body[name] = value
-        fixed = {"audit": 0.0, "trace": True, "review": {"push": False}}
+        fixed = {"audit": 0.0, "feedback": {}, "trace": True, "review": {"push": False}}
         named = {"dataset": self.dataset, "model": self.model, "prompt": self.prompt}
         made = {"kind": "generate", "count": count, "seed": seed}
         return GenerateSpec.model_validate({**body, **fixed, **named, **made})

@@ -135,6 +135,7 @@ def _addresses(db: Database) -> dict[str, Callable[[int], str]]:
     first = "dataset-0"
     return {
         "/": lambda n: "/",
+        "/overview/now": lambda n: "/overview/now",
         "/health": lambda n: "/health",
         "/jobs": lambda n: "/jobs",
         "/jobs?state=failed": lambda n: "/jobs?state=failed",
@@ -149,6 +150,10 @@ def _addresses(db: Database) -> dict[str, Callable[[int], str]]:
         "/samples?q= (rare)": lambda n: f"/samples?dataset={first}&q=word{n % 9973}",
         "/samples?q= (common)": lambda n: f"/samples?dataset={first}&q=raises",
         "/samples/{id}": lambda n: f"/samples/{sample(n)}",
+        "/samples?reason=": lambda n: f"/samples?dataset={first}&reason=off_topic",
+        "/map": lambda n: f"/map?dataset={name(n)}",
+        "/playground": lambda n: f"/playground?dataset={name(n)}",
+        "/experiments": lambda n: f"/experiments?dataset={name(n)}",
         "/review": lambda n: f"/review?dataset={first}",
         "/datasets/{name}": lambda n: f"/datasets/{first}",
         "/models": lambda n: "/models",

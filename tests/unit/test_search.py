@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from factory import search
+from factory.feedback import Feedback
 from factory.search import Rung
 from factory.spec import MAX_POINTS, Defaults, GenerateSpec, SweepSpec, job_spec
 
@@ -139,6 +140,7 @@ def test_a_point_is_a_generate_job_that_keeps_what_the_sweep_fixes() -> None:
     )
     assert (point.guidance.alpha, point.sampling.max_new_tokens) == (0.3, 9)
     assert (point.count, point.seed, point.audit, point.review.push) == (7, 11, 0, False)
+    assert point.feedback == Feedback()  # the dataset's levers would act on some settings more
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,11 @@ def explain_sample(sample_id: uuid.UUID) -> Any:
 @routes.output(shapes.Mark)
 @routes.doc(responses=[409])
 def mark_sample(sample_id: uuid.UUID, new: NewMark) -> dict[str, Any]:
-    """Pin a sample, so that every further one is steered away from it, or retire it, so that
-    none is. How earlier samples were made stays as it is."""
+    """Pin or retire a sample as a negative.
+
+    Every further sample is steered away from a pinned one, none from a retired one. How earlier
+    samples were made stays as it is.
+    """
     with current().db.transaction() as session:
         negatives.mark(session, samples.get(session, sample_id), new.kind)
     return {"sample": sample_id, "kind": new.kind}

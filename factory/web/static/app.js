@@ -1,8 +1,6 @@
 // Small helpers; every page works without them.
 (() => {
   "use strict";
-  const root = document.documentElement;
-  root.classList.add("scripts");
 
   const byId = (id) => document.getElementById(id);
   const typing = (node) => node.closest("input, textarea, select, [contenteditable]");

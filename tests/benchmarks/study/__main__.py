@@ -69,12 +69,23 @@ def _run(study: Study, parts: list[str], out: Path) -> None:
             result["complete"][part] = True
         except OutOfTime:
             result["complete"][part] = False
+            rows += _not_reached(result[part], rows)
             console.print(f"{part}: out of time; run it again to go on")
         result[part] = rows
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
         out.with_suffix(".md").write_text(markdown(result))
     console.print(f"tables: {out.with_suffix('.md')}")
+
+
+def _not_reached(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an earlier run that this one did not come to."""
+    reached = {_identity(row) for row in rows}
+    return [row for row in before if _identity(row) not in reached]
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (*(value for value in row.values() if isinstance(value, str)), row.get("eta"))
 
 
 def _study(wanted: argparse.Namespace, folder: Path) -> Study:

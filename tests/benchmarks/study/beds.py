@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from factory.guidance import Guidance, Sampling
 from tests.benchmarks.testbed import Grammar
-from workers.decoding import ModelPair, Request, SteerDecoder
+from workers.decoding import HeadTerm, ModelPair, Request, SteerDecoder
 from workers.layout import Layout
 from workers.training.base import BaseConfig, Corpus, train_base
 from workers.training.expert import ExpertConfig, train_expert
@@ -43,6 +43,7 @@ class Setting:
     """How texts are made: everything but seeds.
 
     pick   chooses what each group of samples is steered away from
+    head   a verdict head that steers too
     keep   refuses texts once they are made; None: none
     slots  samples made at a time: fewer where what is made steers what comes next
     """
@@ -50,6 +51,7 @@ class Setting:
     guidance: Guidance = UNSTEERED
     sampling: Sampling = ROOM
     pick: Pick = no_negatives
+    head: HeadTerm | None = None
     keep: Callable[[str], bool] | None = None
     slots: int = 128
 
@@ -77,7 +79,9 @@ class Bed:
 
     def _run(self, ordinals: Sequence[int], seed: int, setting: Setting) -> list[str]:
         made: dict[int, str] = {}
-        decoder = SteerDecoder(self.pair, setting.guidance, setting.sampling, setting.slots)
+        decoder = SteerDecoder(
+            self.pair, setting.guidance, setting.sampling, setting.slots, head=setting.head
+        )
         for row in decoder.run(self._requests(ordinals, seed, setting, made)):
             made[row.index] = self.layout.text_of(row.token_ids)
         return [made[index] for index in range(len(ordinals))]

@@ -4,12 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+import numpy as np
+
 from factory.guidance import Guidance
 from tests.benchmarks.study.beds import Bed, Pick, Setting
-from tests.benchmarks.study.measures import vectors
+from tests.benchmarks.study.measures import Copies, vectors
+from workers.decoding import HeadTerm
+from workers.levers.filter import fit_filter
+from workers.levers.head import fit_head
 
 NEGATIVES = 3
 ETA = 1.0
+HEAD_WEIGHT, HEAD_CAP = 2.0, 0.3  # ρ, and nats a token
+KEEP = 0.7
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,41 @@ def unguided(nucleus: float) -> Setting:
     return Setting(Guidance(eta=0, nucleus=nucleus))
 
 
+def gate(case: Case) -> Setting:
+    """Near-copies of real samples are made anew; needs no verdict."""
+    copies = Copies(case.bed.real)
+    return replace(case.plain, keep=lambda text: not copies.near(text))
+
+
+def ranked(case: Case) -> Setting:
+    """Texts that the filter ranks below the best `KEEP` of the reviewed ones are made anew."""
+    found = fit_filter(
+        vectors([r.text for r in case.reviewed]).astype(np.float32),
+        [not r.rejected for r in case.reviewed],
+    ).filter
+    if found is None:
+        return case.plain
+    least = found.threshold(KEEP)
+
+    def keep(text: str) -> bool:
+        return float(found.scores(vectors([text]).astype(np.float32))[0]) >= least
+
+    return replace(case.plain, keep=keep)
+
+
+def head(case: Case) -> Setting:
+    """The verdict head; nothing where it knows no more than one fitted on shuffled verdicts."""
+    layout, eos = case.bed.layout, case.bed.pair.eos_ids
+    found = fit_head(
+        case.bed.pair,
+        layout.prompt_ids(),
+        [(*layout.text_ids(r.text), min(eos)) for r in case.reviewed],
+        [not r.rejected for r in case.reviewed],
+    ).head
+    term = HeadTerm(found, HEAD_WEIGHT, HEAD_CAP) if found is not None else None
+    return replace(case.plain, head=term)
+
+
 def split(reviewed: Sequence[Reviewed]) -> tuple[list[str], list[str]]:
     """Different rejected texts, and different accepted ones."""
     rejected = dict.fromkeys(r.text for r in reviewed if r.rejected)
@@ -95,6 +137,9 @@ LEVERS: dict[str, Lever] = {
     "shuffled verdicts": shuffled,
     "negatives": negatives,
     "centred negatives": centred,
+    "gate": gate,
+    "filter": ranked,
+    "verdict head": head,
 }
 
 

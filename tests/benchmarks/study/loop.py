@@ -15,7 +15,7 @@ AUDIT = 0.2  # share of a round that is made without feedback
 WINDOW = 2  # rounds whose verdicts count
 NOISE = 10_000
 LAST = 2  # rounds that figures are taken from
-IN_LOOP = ("none", "temperature .5", "negatives", "centred negatives")
+IN_LOOP = ("none", "temperature .5", "negatives", "centred negatives", "verdict head", "gate")
 
 Round = dict[str, list[str]]  # texts made with feedback, and the audit's
 

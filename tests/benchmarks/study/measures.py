@@ -14,9 +14,10 @@ import numpy as np
 from factory.intervals import Z, wilson
 from factory.local.demo.grammar import words
 from tests.benchmarks.testbed import Grammar
+from workers.levers.gates import Runs
 from workers.metrics.copies import SHARED
 from workers.metrics.likeness import auroc
-from workers.metrics.variety import distinct, ngrams
+from workers.metrics.variety import distinct
 
 COLUMNS = 512
 FRESH_SEED = 77  # of real texts that no model has seen
@@ -136,20 +137,16 @@ def marks(task: Grammar, texts: Sequence[str], real: Sequence[str]) -> Marks:
 
 
 class Copies:
-    """Knows which texts nearly repeat a real one: one of those has `SHARED` of the text's runs of
-    three words, or more. The judgement of `workers.metrics.copies`, for one text at a time."""
+    """Knows which texts nearly repeat a real one: the factory's gate, without its memory."""
 
     def __init__(self, real: Sequence[str]) -> None:
-        self._having: dict[tuple[str, ...], list[int]] = {}
-        for place, text in enumerate(real):
-            for run in set(ngrams(text, 3)):
-                self._having.setdefault(run, []).append(place)
+        self._runs = Runs()
+        for text in real:
+            self._runs.add("real", text)
 
     def near(self, text: str) -> bool:
         """Whether a text is a near-copy."""
-        runs = set(ngrams(text, 3))
-        shared = Counter(place for run in runs for place in self._having.get(run, ()))
-        return bool(runs) and max(shared.values(), default=0) >= SHARED * len(runs)
+        return self._runs.nearest(text)[0] >= SHARED
 
 
 def summary(

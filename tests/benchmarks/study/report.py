@@ -6,6 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from tests.benchmarks.study.compare import verdicts
+from tests.benchmarks.study.rules import RULES
 from tests.benchmarks.testbed import TASKS
 
 Result = dict[str, Any]
@@ -110,24 +111,29 @@ def _three_in_short(result: Result) -> str:
 def _rules_in_short(rows: Rows) -> str:
     if not rows:
         return ""
+    rows = [row for row in rows if _has_all(rows, row)]
     cells = list(dict.fromkeys((row["task"], row["regime"]) for row in rows))
     found = {(row["task"], row["regime"], row["rule"]): row for row in rows}
     table = []
     for task, regime in cells:
         rules = [row for row in rows if (row["task"], row["regime"]) == (task, regime)]
         best = max(rules, key=lambda row: row["yield"]["value"])
-        line = {"task": task, "regime": regime, "best": f"{best['rule']} {_cell(best['yield'])}"}
+        line = {"task": task, "regime": regime, "best": f"{best['rule']} {_use(best)}"}
         for rule in ("plain", "nucleus", "steer"):
             row = found.get((task, regime, rule))
-            line[rule] = _cell(row["yield"]) if row else "–"
+            line[rule] = _use(row) if row else "–"
         table.append(line)
-    heads = {"task": "task", "regime": "expert", "plain": "yield: plain"}
+    heads = {"task": "task", "regime": "expert", "plain": "yield; distinct-3: plain"}
     heads |= {"nucleus": "nucleus, tuned", "steer": "STEER, tuned", "best": "best rule"}
     return f"{_named(table, heads)}\n\n{_rules_in_words(rows)}"
 
 
+def _use(row: dict[str, Any]) -> str:
+    return f"{_cell(row['yield'])}; {_value(row['distinct3'])}"
+
+
 def _rules_in_words(rows: Rows) -> str:
-    complete = [row for row in rows if _has_rivals(rows, row)]
+    complete = [row for row in rows if _has_all(rows, row)]
     if not complete:
         return ""
     found = verdicts(complete)
@@ -146,9 +152,10 @@ def _rules_in_words(rows: Rows) -> str:
     )
 
 
-def _has_rivals(rows: Rows, row: dict[str, Any]) -> bool:
+def _has_all(rows: Rows, row: dict[str, Any]) -> bool:
+    """Whether a row's cell has every rule."""
     cell = {r["rule"] for r in rows if (r["task"], r["regime"]) == (row["task"], row["regime"])}
-    return {"nucleus", "steer"} <= cell
+    return cell >= set(RULES)
 
 
 def _levers_in_short(title: str, rows: Rows) -> str:

@@ -139,7 +139,9 @@ def test_the_list_shows_sweeps_and_no_job_of_theirs(
         children = [str(child.id) for child in jobs.children(session, job_id)]
         first = session.get_one(Job, uuid.UUID(children[1]))
     assert len(children) == 8  # seven settings and the probe
+    measured(db, job_id)
     page = visitor.get(f"/jobs?dataset={dataset}").text
+    assert "7 settings" in page
     assert str(job_id) in page
     assert not [child for child in children if child in page]
     assert f"/experiments/{job_id}" in visitor.get(f"/jobs/{first.id}").text

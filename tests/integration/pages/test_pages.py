@@ -49,7 +49,12 @@ HOSTILE = (
     "\u202e\u2028<b>bold</b>&lt;",
 )
 OWN_ADDRESSES = ("/overview/now", "/map/", "/health", "/jobs/", "/samples/", "/playground")
-OWN_SCRIPTS = {"/static/vendor/htmx-2.0.11.min.js", "/static/app.js", "/static/map.js"}
+OWN_SCRIPTS = {
+    "/static/vendor/htmx-2.0.11.min.js",
+    "/static/app.js",
+    "/static/map.js",
+    "/static/early.js",
+}
 
 
 @pytest.fixture(scope="module")

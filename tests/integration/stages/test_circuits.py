@@ -16,6 +16,7 @@ from factory.tables import Circuit, Outbox
 from workers.labelstudio import breaker
 
 SETTINGS = Settings(label_studio_url="http://x", label_studio_retry_seconds=30)
+PATIENT = Settings(label_studio_url="http://x", label_studio_retry_seconds=3600)
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +26,14 @@ def closed(database: Database) -> None:
         session.query(Outbox).delete()
 
 
-def fail(database: Database, times: int = THRESHOLD, retry_after: float | None = None) -> None:
+def fail(
+    database: Database,
+    times: int = THRESHOLD,
+    retry_after: float | None = None,
+    settings: Settings = SETTINGS,
+) -> None:
     for _ in range(times):
-        with pytest.raises(Unavailable), breaker.guard(database, SETTINGS)():
+        with pytest.raises(Unavailable), breaker.guard(database, settings)():
             raise Unavailable("no answer", retry_after=retry_after)
 
 
@@ -42,9 +48,9 @@ def is_closed(database: Database) -> bool:
 
 
 def test_failures_stop_the_calls_of_every_process(database: Database, postgres_url: str) -> None:
-    fail(database)
+    fail(database, settings=PATIENT)
     other = Database(postgres_url)
-    with pytest.raises(HeldBack, match="no answer"), breaker.guard(other, SETTINGS)():
+    with pytest.raises(HeldBack, match="no answer"), breaker.guard(other, PATIENT)():
         raise AssertionError("it was called")
     other.close()
 

@@ -23,7 +23,7 @@ from factory.tables import Attempt, Job, Shard
 from .factory_floor import Floor, open_floor
 
 REPOSITORY = Path(__file__).parents[3]
-PATIENCE = 120  # seconds until something that must happen has not happened
+PATIENCE = 240  # seconds until something that must happen has not happened
 LONG = {"temperature": 2.0, "max_new_tokens": 100}  # a shard of this takes some seconds
 WORKER = "-A workers.gpu worker -Q gpu --pool prefork --concurrency 1 --pool-start-method spawn"
 
@@ -62,7 +62,7 @@ def plant(
     pair_folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Plant]:
-    quick = {"lease_seconds": 4, "heartbeat_seconds": 0.5, "outbox_retry_seconds": 0.5}
+    quick = {"lease_seconds": 8, "heartbeat_seconds": 0.5, "outbox_retry_seconds": 0.5}
     floor = open_floor(settings.model_copy(update=quick), database, pair_folder)
     plant = Plant(floor, tmp_path_factory.mktemp("logs"))
     beat = start(floor, plant.folder, "beat", "factory", "beat")

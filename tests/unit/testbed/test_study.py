@@ -189,3 +189,26 @@ def test_the_readme_takes_the_tables_between_its_marks(tmp_path: Path) -> None:
     readme.write_text("nothing here")
     with pytest.raises(ValueError, match="study: begin"):
         write_into(readme, "new\n")
+
+
+def test_the_gate_lets_no_near_copy_through(bed: Bed) -> None:
+    copies = Copies(real_samples(COMMENTS))
+    gated = levers.gate(Case(bed, Setting(), [], Random(1)))
+    assert gated.keep is not None
+    assert not gated.keep(real_samples(COMMENTS)[0])
+    assert all(not copies.near(text) for text in bed.texts(8, 5, gated))
+
+
+def test_learned_levers_follow_verdicts_that_can_be_foretold_and_no_others(bed: Bed) -> None:
+    texts = real_samples(COMMENTS)[:80]
+    toxic = [Reviewed(text, text.startswith("toxic")) for text in texts]
+    rng = Random(3)
+    blind = [Reviewed(text, rng.random() < 0.5) for text in texts]
+    told, untold = (Case(bed, Setting(), reviewed, Random(1)) for reviewed in (toxic, blind))
+    assert levers.head(told).head is not None
+    assert levers.head(untold) == Setting()
+    keep = levers.ranked(told).keep
+    assert keep is not None
+    kept = [keep(str(COMMENTS.draw(rng))) for _ in range(50)]
+    assert 10 < sum(kept) < 40
+    assert levers.ranked(untold) == Setting()

@@ -1,0 +1,2 @@
+// Before the first paint, so that nothing jumps: what needs scripts is shown.
+document.documentElement.classList.add("scripts");
