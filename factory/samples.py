@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select, text, update
+from sqlalchemy import CompoundSelect, Row, Select, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, undefer
 
-from factory import outbox
+from factory import outbox, tallies
 from factory.errors import Conflict, Invalid, NotFound
 from factory.ids import new_id
 from factory.spec import ReviewSpec, is_reviewed
@@ -27,6 +27,7 @@ from factory.tables import (
 )
 
 EXPORT_BATCH = 500
+LOOKED_AT = 2000  # so few are compared one by one sooner than an index finds them among others
 ROWS_AT_ONCE = 1000  # of one INSERT, which can have 65,535 values
 
 
@@ -126,12 +127,19 @@ def list_page(
         words = func.websearch_to_tsquery("simple", query)
         statement = statement.where(Sample.search.bool_op("@@")(words))
     if reason is not None:
-        given = Review.reasons.contains([reason]), Review.deleted_at.is_(None)
-        reviewed = Sample.id.in_(select(Review.sample_id).where(*given))
-        statement = statement.where(reviewed | (Sample.filter_reason == reason))
+        statement = statement.where(Sample.id.in_(_with_reason(dataset_id, reason)))
     if before is not None:
         statement = statement.where(Sample.id < before)
     return session.scalars(statement.order_by(Sample.id.desc()).limit(limit)).all()
+
+
+def _with_reason(dataset_id: uuid.UUID, reason: str) -> CompoundSelect[uuid.UUID]:
+    """Ids of samples for which a live review gives this reason, and of the dataset's samples that
+    were filtered out for it: each half has an index of its own."""
+    given = Review.reasons.contains([reason]), Review.deleted_at.is_(None)
+    filtered = Sample.dataset_id == dataset_id, Sample.filter_reason == reason
+    reviewed = select(Review.sample_id).where(*given)
+    return reviewed.union_all(select(Sample.id).where(*filtered))
 
 
 def chosen(
@@ -263,10 +271,16 @@ def neighbours(
     )
     if origin is not None:
         statement = statement.where(Sample.origin == origin)
-    found = session.execute(statement.order_by(distance).limit(k)).all()
-    if len(found) < k:  # the index gave up before enough rows passed: look at each of them
+    few = origin is not None and _number(session, sample.dataset_id, origin) <= LOOKED_AT
+    found = [] if few else session.execute(statement.order_by(distance).limit(k)).all()
+    if len(found) < k:  # few, or the index gave up before enough rows passed: look at each
         found = session.execute(statement.order_by(distance + 0).limit(k)).all()
     return [(other, 1 - away) for other, away in found]
+
+
+def _number(session: Session, dataset_id: uuid.UUID, origin: str) -> int:
+    counted = tallies.read(session, "sample", [dataset_id])
+    return tallies.by(counted, "origin").get(origin, 0)
 
 
 def export(

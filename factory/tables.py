@@ -197,6 +197,12 @@ class Sample(Base):
         Index("ix_samples_search", "search", postgresql_using="gin"),
         Index("ix_samples_unembedded", "id", postgresql_where=text("embedding IS NULL")),
         Index(
+            "ix_samples_filtered",
+            "dataset_id",
+            "filter_reason",
+            postgresql_where=text("filter_reason IS NOT NULL"),
+        ),
+        Index(
             "ix_samples_embedding",
             "embedding",
             postgresql_using="hnsw",
@@ -317,6 +323,7 @@ class Review(Base):
     __table_args__ = (
         CheckConstraint("verdict IN ('accept','reject','fix')", name="verdict"),
         Index(None, "sample_id", "updated_at"),
+        Index("ix_reviews_reasons", "reasons", postgresql_using="gin"),
     )
 
     id: Mapped[uuid.UUID] = _id()

@@ -85,7 +85,7 @@ STATEMENTS = (
     """INSERT INTO samples (id, dataset_id, origin, state, text, text_sha256, job_id, shard_id,
                             attempt_id, ordinal, seed, audit, token_ids, token_count,
                             finish_reason, embedding)
-       SELECT uuidv7(make_interval(secs => 0.001 * (i - :samples))), dataset_id, 'synthetic',
+       SELECT uuidv7(make_interval(secs => 0.6 * (i - :samples))), dataset_id, 'synthetic',
               (ARRAY['generated','generated','in_review','accepted','accepted','rejected',
                      'filtered','fixed'])[1 + i % 8],
               'the word' || i % 9973 || ' of the term' || i % 499 || ' raises the item' || i,
