@@ -7,9 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from factory import tallies
 from factory.ids import earliest_id
-from factory.tables import Attempt, Job, Sample, Shard
+from factory.tables import Attempt, Job, Sample, Shard, Tally
 
 BUSY_SECONDS = 600.0  # how far back a worker's load is looked at
 SEEN_SECONDS = 6 * 3600.0  # a worker that began nothing for so long is not listed
@@ -92,8 +91,15 @@ def samples_by_minute(session: Session) -> Sequence[int]:
 
 def acceptance(session: Session) -> Sequence[Day]:
     """Live verdicts of each of the last days, the oldest first."""
-    counted = tallies.by(tallies.read(session, "review"), "day", "verdict")
     today = datetime.now(UTC).date()
+    first = (today - timedelta(days=DAYS)).isoformat()
+    day, verdict = Tally.facts["day"].astext, Tally.facts["verdict"].astext
+    statement = (
+        select(day, verdict, func.sum(Tally.number))
+        .where(Tally.subject == "review", day > first)
+        .group_by(day, verdict)
+    )
+    counted = {(on, said): int(n) for on, said, n in session.execute(statement)}
     days = [today - timedelta(days=back) for back in reversed(range(DAYS))]
     return [
         Day(

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from factory import outbox, tallies
 from factory.ids import new_id
@@ -292,23 +292,29 @@ def list_page(
 
 def judged(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[Judged]:
     """The newest live reviews of a dataset's generated samples, at most `limit`."""
-    negative = aliased(Sample)
-    steered = (
-        exists()
-        .where(SampleNegative.sample_id == Sample.id, SampleNegative.role == "negative")
-        .where(negative.id == SampleNegative.negative_id, negative.state == "rejected")
-    )
     statement = (
         select(Review.sample_id, Sample.job_id, Sample.text, Review.verdict, Review.reasons)
-        .add_columns(Review.reviewer, Review.lead_seconds, Review.updated_at)
-        .add_columns(Sample.audit, steered.label("steered"))
+        .add_columns(Review.reviewer, Review.lead_seconds, Review.updated_at, Sample.audit)
         .join(Sample, Sample.id == Review.sample_id)
         .where(Sample.dataset_id == dataset_id, Sample.origin == "synthetic")
         .where(Review.deleted_at.is_(None))
         .order_by(Review.id.desc())
         .limit(limit)
     )
-    return [Judged(*row) for row in session.execute(statement)]
+    rows = session.execute(statement).all()
+    steered = _steered(session, [row.sample_id for row in rows])
+    return [Judged(*row, row.sample_id in steered) for row in rows]
+
+
+def _steered(session: Session, sample_ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of these samples that were steered away from a rejected one."""
+    statement = (
+        select(SampleNegative.sample_id)
+        .join(Sample, Sample.id == SampleNegative.negative_id)
+        .where(SampleNegative.sample_id.in_(sample_ids), SampleNegative.role == "negative")
+        .where(Sample.state == "rejected")
+    )
+    return set(session.scalars(statement))
 
 
 def of_sample(session: Session, sample_id: uuid.UUID) -> Sequence[Review]:
