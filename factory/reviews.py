@@ -303,7 +303,7 @@ def judged(session: Session, dataset_id: uuid.UUID, limit: int) -> Sequence[Judg
     )
     rows = session.execute(statement).all()
     steered = _steered(session, [row.sample_id for row in rows])
-    return [Judged(*row, row.sample_id in steered) for row in rows]
+    return [Judged(**row._mapping, steered=row.sample_id in steered) for row in rows]
 
 
 def _steered(session: Session, sample_ids: Sequence[uuid.UUID]) -> set[uuid.UUID]:
