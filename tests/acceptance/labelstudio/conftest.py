@@ -128,10 +128,12 @@ class Made:
             made = select(Sample).where(Sample.corrects == self.samples[sample])
             return sorted((row.text, row.state) for row in session.scalars(made))
 
-    def watermark(self) -> datetime | None:
+    def watermark(self) -> datetime:
         """Up to when (Label Studio's clock) every change is known."""
         with self.factory.database.transaction() as session:
-            return session.get_one(Dataset, self.id).reviews_until
+            until = session.get_one(Dataset, self.id).reviews_until
+        assert until is not None
+        return until
 
     def forget_overlap(self) -> datetime:
         """Have the next reconcile look only at what changes from now on; returns since when."""

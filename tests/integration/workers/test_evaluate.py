@@ -213,7 +213,7 @@ def test_samples_of_labelled_jobs_are_worth_something_to_a_classifier(
         assert {sample.label for sample in floor.samples(job)} == {label}
     measured = run(floor, cpu, submit(floor, metrics=["utility"], seed=5))
     utility, natural = found(measured)["utility"], found(measured, "reference")["utility"]
-    assert natural["n"] == 40
     assert 20 <= utility["n"] <= 40  # the empty ones are left out
+    assert natural["n"] == utility["n"]  # as many real ones teach the other classifier
     assert utility["low"] <= utility["value"] <= utility["high"]
     assert natural["value"] is not None
