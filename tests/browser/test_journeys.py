@@ -73,6 +73,7 @@ def test_a_wrong_setting_is_named_in_the_playground(watched: Watched, seeded: Se
     page.goto("/playground?dataset=hypotheses")
     page.get_by_label("▲ Follow the expert (γ)", exact=True).fill("77")
     page.locator("#job-form").evaluate("form => { form.noValidate = true; }")
+    page.evaluate("htmx.config.defaultSettleDelay = 60_000")  # whoever is quick is not too quick
     page.get_by_role("button", name="Try 8 samples").click()
     expect(page.get_by_role("alert")).to_contain_text("Nothing was tried")
     page.get_by_label("Follow the expert (γ), slider").fill("0.5")

@@ -79,21 +79,19 @@
   });
 
   // ---- a slider and its number say the same ---------------------------------------------
-  function pair(range) {
-    const number = byId(range.dataset.pairs);
-    if (!number || range.paired) return;
-    range.paired = true;
-    const follow = () => { if (number.value !== "") range.value = number.value; };
-    follow();
-    number.addEventListener("input", follow);
-    range.addEventListener("input", () => {
-      number.value = range.value;
+  // Heard on the document: what a swap has just put on the page takes part at once.
+  document.addEventListener("input", (event) => {
+    const moved = event.target;
+    if (!moved.id && !moved.dataset.pairs) return;
+    const number = moved.dataset.pairs && byId(moved.dataset.pairs);
+    if (number) {
+      number.value = moved.value;
       number.dispatchEvent(new Event("input", { bubbles: true }));
-    });
-  }
-  const pairAll = () => document.querySelectorAll("input[data-pairs]").forEach(pair);
-  pairAll();
-  document.addEventListener("htmx:load", pairAll);
+      return;
+    }
+    const range = document.querySelector(`input[data-pairs="${CSS.escape(moved.id)}"]`);
+    if (range && moved.value !== "") range.value = moved.value;
+  });
 
   // ---- say aloud what changed, rarely ---------------------------------------------------
   const voice = byId("announce");
