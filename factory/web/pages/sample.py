@@ -15,7 +15,7 @@ from factory.tables import Dataset, Job, Request, Sample
 from factory.texts import Part
 from factory.web import paging, shapes, show
 from factory.web.pages import label_studio, lineage, words
-from factory.web.pages.explanation import explained
+from factory.web.pages.explanation import Token, explained, first_changed
 from factory.web.pages.frame import page, pages
 from factory.web.state import current
 
@@ -256,11 +256,12 @@ def _answer(session: Session, found: Sample, request_id: uuid.UUID) -> dict[str,
     asked = requests.get(session, request_id)
     if asked.payload.get("sample") != str(found.id):
         raise NotFound(f"There is no request {request_id} for this sample.")
-    return {"asked": asked, "tokens": _tokens(session, found, asked)}
+    tokens = _tokens(session, found, asked)
+    return {"asked": asked, "tokens": tokens, "first": first_changed(tokens)}
 
 
-def _tokens(session: Session, found: Sample, asked: Request) -> Any:
+def _tokens(session: Session, found: Sample, asked: Request) -> Sequence[Token]:
     if asked.kind != "explanation" or asked.result is None:
-        return None
+        return ()
     guidance = session.get_one(Job, found.job_id).spec["guidance"]
     return explained(asked.result["tokens"], guidance)
