@@ -13,10 +13,10 @@ from factory import datasets, jobs, negatives, pushes, requests, reviews, sample
 from factory.errors import Conflict, NotFound
 from factory.tables import Dataset, Job, Request, Sample
 from factory.texts import Part
-from factory.web import paging, shapes, show
+from factory.web import shapes, show
 from factory.web.pages import label_studio, lineage, words
 from factory.web.pages.explanation import Token, explained, first_changed
-from factory.web.pages.frame import page, pages
+from factory.web.pages.frame import page, paged, pages
 from factory.web.state import current
 
 PAGE = 30
@@ -219,20 +219,20 @@ def _job(session: Session, job_id: str | None) -> Job | None:
 
 
 def _page_of(session: Session, chosen: Filters) -> tuple[Sequence[Sample], str | None]:
-    cursor = request.args.get("cursor")
-    found = samples.list_page(
-        session,
-        chosen.dataset.id,
-        origin=chosen.origin,
-        states=(chosen.state,) if chosen.state else (),
-        job_id=chosen.job.id if chosen.job else None,
-        query=chosen.query or None,
-        reason=chosen.reason,
-        before=paging.decode(cursor) if cursor else None,
-        limit=PAGE + 1,
+    return paged(
+        lambda before, n: samples.list_page(
+            session,
+            chosen.dataset.id,
+            origin=chosen.origin,
+            states=(chosen.state,) if chosen.state else (),
+            job_id=chosen.job.id if chosen.job else None,
+            query=chosen.query or None,
+            reason=chosen.reason,
+            before=before,
+            limit=n,
+        ),
+        PAGE,
     )
-    shown = found[:PAGE]
-    return shown, paging.encode(shown[-1].id) if len(found) > PAGE else None
 
 
 def _provenance(session: Session, found: Sample) -> dict[str, Any] | None:
