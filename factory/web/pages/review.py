@@ -15,10 +15,9 @@ from sqlalchemy.orm import Session
 from factory import datasets, negatives, outbox, pushes, reviews, samples, tallies
 from factory.errors import Conflict
 from factory.tables import Dataset, Sample
-from factory.web import paging
 from factory.web.inputs import validated
 from factory.web.pages import label_studio
-from factory.web.pages.frame import page, pages
+from factory.web.pages.frame import page, paged, pages
 from factory.web.pages.review_figures import figures
 from factory.web.state import current
 
@@ -103,11 +102,9 @@ def _steered_away(session: Session, dataset: Dataset) -> Sequence[Negative]:
 def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
     if dataset is None:
         return page(session, "review.html", dataset=None)
-    cursor = request.args.get("cursor")
-    found = reviews.list_page(
-        session, dataset.id, before=paging.decode(cursor) if cursor else None, limit=PAGE + 1
+    shown, older = paged(
+        lambda before, n: reviews.list_page(session, dataset.id, before=before, limit=n), PAGE
     )
-    shown = found[:PAGE]
     settings = current().settings
     counted = reviews.live(session, dataset.id)
     return page(
@@ -127,7 +124,7 @@ def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
         backlog=pushes.to_review(session, dataset.id, BACKLOG),
         away=_steered_away(session, dataset),
         retired=negatives.marked(session, dataset.id, "retired"),
-        older=paging.encode(shown[-1].id) if len(found) > PAGE else None,
+        older=older,
         connected=bool(settings.label_studio_url),
         project_url=label_studio.project_url(settings, dataset.label_studio_project),
     )
