@@ -195,6 +195,16 @@ def free(session: Session, workers: Sequence[str], attempts: int) -> Sequence[uu
     return _free(session, held.with_for_update(), "ended before it was done.", attempts)
 
 
+def take_back(session: Session, workers: Sequence[str]) -> int:
+    """Have what these workers hold done by others, which counts as no crash: they are told to stop
+    and do not hand it back themselves. Returns how many shards that were."""
+    held = select(Shard).where(Shard.state == "leased", Shard.worker.in_(workers))
+    shards = session.scalars(held.with_for_update()).all()
+    for shard in shards:
+        hand_back(session, _lease_of(shard))
+    return len(shards)
+
+
 def seconds_to_expiry(session: Session) -> float | None:
     """Until the first lease runs out, when it is not renewed; None when no shard is held."""
     left = func.extract("epoch", func.min(Shard.lease_until) - func.clock_timestamp())
@@ -215,10 +225,13 @@ def reap(session: Session, attempts: int) -> Sequence[uuid.UUID]:
 def _free(session: Session, which: Select[Shard], why: str, attempts: int) -> Sequence[uuid.UUID]:
     jobs: set[uuid.UUID] = set()
     for shard in session.scalars(which):
-        lease = Lease(shard.id, shard.job_id, shard.start, shard.stop, shard.fence)
-        crash(session, lease, f"Worker {shard.worker} {why}", attempts)
+        crash(session, _lease_of(shard), f"Worker {shard.worker} {why}", attempts)
         jobs.add(shard.job_id)
     return sorted(jobs)
+
+
+def _lease_of(shard: Shard) -> Lease:
+    return Lease(shard.id, shard.job_id, shard.start, shard.stop, shard.fence)
 
 
 def _may_run() -> ColumnElement[bool]:

@@ -18,10 +18,12 @@ from factory.samples import Failed, Made, MadeBy
 from factory.settings import Settings
 from factory.spec import GenerateSpec, is_audit, row_seed
 from workers import layout
-from workers.decoding import Completion, HeadTerm, Request, RoleName, SteerDecoder, most_slots, plan
+from workers.decoding import Completion, Request, RoleName, SteerDecoder
 from workers.layout import Context, Layout
 from workers.leases import Hold
 from workers.levers.acting import Acting
+from workers.levers.verdict import HeadTerm
+from workers.memory import most_slots, plan
 from workers.pairs import LoadedPair
 
 FLUSH_SECONDS = 2.0  # a finished text is never unstored for longer while others go on

@@ -7,7 +7,7 @@ no connection is shared across a fork.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from billiard.einfo import ExceptionInfo
@@ -22,7 +22,7 @@ from factory import settings as settings_module
 from factory.db import Database
 from factory.errors import FactoryError, Invalid
 from factory.settings import Settings
-from workers import watchdog
+from workers import stopping, watchdog
 from workers.shard_worker import name_of
 
 logger = log.get(__name__)
@@ -32,34 +32,38 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker process, or the parent of its children."""
+    """One worker process, or the parent of its children. `shutdown` is set in a child that was
+    told to stop."""
 
+    kind: str
     settings: Settings
     database: Database
     app: Celery
+    shutdown: threading.Event = field(default_factory=threading.Event)
 
     def task(self, name: str) -> Callable[[Function], Function]:
         """Register a function as the Celery task of this name (see `factory.outbox`)."""
 
         def register(function: Function) -> Function:
-            self.app.task(name=name)(function)
+            self.app.task(name=name)(stopping.heeding(self.shutdown, function))
             return function
 
         return register
 
-    def shard_task(self, name: str, kind: str) -> Callable[[Function], Function]:
+    def shard_task(self, name: str) -> Callable[[Function], Function]:
         """The same for a task that leases shards: what a child holds that dies at it is freed by
         the parent, long before its lease runs out."""
 
         def register(function: Function) -> Function:
-            self.app.task(name=name, Request=self._request(kind))(function)
+            heeding = stopping.heeding(self.shutdown, function)
+            self.app.task(name=name, Request=self._request())(heeding)
             return function
 
         return register
 
-    def _request(self, kind: str) -> type[Request]:
+    def _request(self) -> type[Request]:
         def free_shard_of(pid: int) -> None:
-            dead = name_of(kind, pid)
+            dead = name_of(self.kind, pid)
             if freed := self.database.retrying(lambda s: self._free(s, dead)):
                 logger.warning("child.died", worker=dead, freed=freed)
 
@@ -95,8 +99,9 @@ class Worker:
         worker_init.connect(run, weak=False)
 
 
-def start() -> Worker:
-    """Build a worker from the process's environment. Raises Invalid when a setting is missing."""
+def start(kind: str) -> Worker:
+    """Build a worker of this kind from the process's environment. Raises Invalid when a setting is
+    missing."""
     settings = settings_module.load()
     if not settings.database_url or not settings.broker_url:
         raise Invalid(
@@ -105,9 +110,11 @@ def start() -> Worker:
         )
     log.configure(settings.log_level)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every call to Label Studio
-    worker = Worker(settings, Database(settings.database_url), dispatch.celery_app(settings))
+    app = dispatch.celery_app(settings)
+    worker = Worker(kind, settings, Database(settings.database_url), app)
     worker.app.conf.worker_redirect_stdouts = False  # our log lines stay as they are
     worker_process_init.connect(_forget_connections(worker.database), weak=False)
+    stopping.stop_in_time(kind, worker.database, settings.stop_seconds)
     return worker
 
 

@@ -1,27 +1,19 @@
 """STEER decoding: torch only. Knows token ids, not text, jobs or tables."""
 
+from workers.models.pair import ModelPair
+
 from .decoder import SteerDecoder
 from .guidance import MASKED, steer_scores
 from .lane import RoleName
-from .levers import HeadTerm, VerdictHead
-from .memory import MemoryPlan, most_slots, plan
-from .model_pair import ModelPair
-from .prompts import join_documents
 from .records import Completion, Request, Trace
 
 __all__ = [
     "MASKED",
     "Completion",
-    "HeadTerm",
-    "MemoryPlan",
     "ModelPair",
     "Request",
     "RoleName",
     "SteerDecoder",
     "Trace",
-    "VerdictHead",
-    "join_documents",
-    "most_slots",
-    "plan",
     "steer_scores",
 ]

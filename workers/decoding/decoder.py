@@ -12,6 +12,7 @@ knows token ids only.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,19 +20,33 @@ from transformers import PreTrainedModel
 
 from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
+from workers.models.pair import ModelPair
 
-from .guidance import MASKED, Steered, steer
-from .lane import Lane, RoleName
-from .levers import HeadTerm
-from .model_pair import ModelPair
+from .guidance import Steered, steer
+from .lane import ROLES, Lane, RoleName
 from .prompts import check_context
-from .records import Completion, FinishReason, Floats, Request, Trace
+from .records import Completion, FinishReason, Request
 from .sampling import Noise, draw, noise_keys
+from .traces import Traces
 
-ROLES: tuple[RoleName, ...] = ("expert", "base", "negative", "center")
 Lanes = list[tuple[tuple[RoleName, ...], Lane]]
 Choose = Callable[..., Tensor]  # see `fused.choose`
 StopRule = Callable[[Sequence[int]], bool]
+
+
+class BoundTerm(Protocol):
+    """What a lever adds to the scores of one pair's rows."""
+
+    def add(self, steered: Steered, hidden: Tensor) -> Steered:
+        """hidden (B, d): what the expert's logits were made of."""
+
+
+class Term(Protocol):
+    """A lever that acts on scores, such as `workers.levers.verdict.HeadTerm`."""
+
+    weight: float
+
+    def on(self, pair: ModelPair) -> BoundTerm: ...
 
 
 @dataclass
@@ -56,7 +71,7 @@ class SteerDecoder:
         *,
         trace: bool = False,
         should_stop: StopRule | None = None,
-        head: HeadTerm | None = None,
+        head: Term | None = None,
     ) -> None:
         """trace: record why each token was chosen. should_stop: called with a row's tokens so
         far after each of them; True ends the row with "stop" (its tokens are left whole).
@@ -135,7 +150,11 @@ class _Batch:
         self._noise = Noise(pair.vocab_size, self._device)
         shape = (decoder._slots, decoder._sampling.max_new_tokens, 2)
         self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
-        self._traces = _Traces(decoder) if decoder._trace else None
+        self._traces = (
+            Traces(pair, decoder._slots, decoder._sampling, decoder._head is not None)
+            if decoder._trace
+            else None
+        )
         self._vocab = pair.vocab_size
         self._kernel = _kernel(self._device, decoder._guidance, decoder._sampling)
 
@@ -199,7 +218,11 @@ class _Batch:
             index=sample.index,
             token_ids=tuple(sample.tokens),
             finish_reason=reason,
-            trace=self._traces.take(slot, sample) if self._traces else None,
+            trace=self._traces.take(
+                slot, len(sample.tokens), sample.roles, head=sample.request.head
+            )
+            if self._traces
+            else None,
             error=_not_finite(sample) if reason == "error" else None,
         )
 
@@ -346,63 +369,10 @@ def _lanes(decoder: SteerDecoder) -> Lanes:
     return [lane(pair.expert, "expert", "negative", "center"), lane(pair.base, "base")]
 
 
-class _Traces:
-    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device; with
-    a verdict head, 9.
-
-    Token ids and counts are whole numbers below 2**24, exact in float32.
-    """
-
-    def __init__(self, decoder: SteerDecoder) -> None:
-        self._sampling = decoder._sampling
-        self._head = decoder._head is not None
-        shape = (decoder._slots, decoder._sampling.max_new_tokens, 8 + self._head)
-        self._columns = torch.zeros(shape, device=decoder._pair.device)
-
-    def add(
-        self, slots: Tensor, positions: Tensor, steered: Steered, chosen: Tensor, noise: Tensor
-    ) -> None:
-        """Record one step of the rows in `slots`."""
-        expert = steered.expert.masked_fill(~steered.keep, MASKED)
-        unguided = draw(expert, self._sampling, noise)
-        streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
-        picked = [_of(x, chosen) for x in streams]
-        counts = [chosen, *picked, unguided, steered.keep.sum(dim=-1)]
-        if self._head:
-            counts.append(_of(steered.head, chosen))
-        self.put(slots, positions, torch.stack([c.float() for c in counts], dim=-1))
-
-    def put(self, slots: Tensor, positions: Tensor, columns: Tensor) -> None:
-        """Keep columns of one step: token, E, B, N, C, score, unguided, survivors, (head)."""
-        self._columns[slots, positions] = columns
-
-    def take(self, slot: int, sample: _Sample) -> Trace:
-        """The trace of a sample that has ended."""
-        columns: Floats = self._columns[slot, : len(sample.tokens)].cpu().numpy().T.copy()
-        ints = [columns[i].astype("int32") for i in (0, 6, 7)]
-        there = dict(zip(ROLES, columns[1:5], strict=True))
-        return Trace(
-            tokens=ints[0],
-            expert=there["expert"],
-            base=there["base"] if "base" in sample.roles else None,
-            negative=there["negative"] if "negative" in sample.roles else None,
-            center=there["center"] if "center" in sample.roles else None,
-            scores=columns[5],
-            unguided=ints[1],
-            survivors=ints[2],
-            head=columns[8] if self._head and sample.request.head else None,
-        )
-
-
 def _context(request: Request, role: RoleName) -> Sequence[int]:
     if role == "negative":
         return request.negative_ids
     return request.center_ids if role == "center" else request.prompt_ids
-
-
-def _of(stream: Tensor | None, chosen: Tensor) -> Tensor:
-    """(B, V) to (B,): the chosen tokens' numbers; 0 without the stream."""
-    return chosen * 0.0 if stream is None else stream.gather(1, chosen[:, None])[:, 0]
 
 
 def _longer(context: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import Scoring, additive, visible
+from workers.models.attention import Scoring, additive, visible
 
 Ids = tuple[int, ...]
 Layers = dict[int, tuple[Tensor, Tensor]]

@@ -8,15 +8,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from factory.errors import ModelError
+from workers.models.attention import Attender, Prefill, Scoring
+from workers.models.graphs import Record, Steps
+from workers.models.inside import input_device, watching_head
+from workers.models.lora import ExpertRows
 
-from .attention import Attender, Prefill, Scoring
-from .graphs import Record, Steps
 from .guidance import MASKED
 from .kv import Grain, Ids, Plan, Role, Shape
-from .levers import watching_head
-from .lora import ExpertRows
 
 RoleName = Literal["expert", "negative", "center", "base"]
+ROLES: tuple[RoleName, ...] = ("expert", "base", "negative", "center")
 PREFILL_TOKENS = {"cpu": 1024}  # of one prefill forward; more falls out of a CPU's cache
 PREFILL_TOKENS_ELSEWHERE = 16384
 SHORT_CONTEXT = {"cpu": 32}  # tokens; elsewhere memory is dear, and no context is copied
@@ -201,12 +202,6 @@ class _Stacked:
             for role, (q, k, v) in zip(self._roles, parts, strict=True)
         ]
         return torch.cat(out)
-
-
-def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model takes its ids."""
-    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
-    return weight.device
 
 
 def _chunks(

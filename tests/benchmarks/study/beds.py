@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 
 from factory.guidance import Guidance, Sampling
 from tests.benchmarks.testbed import Grammar
-from workers.decoding import HeadTerm, ModelPair, Request, SteerDecoder
+from workers.decoding import ModelPair, Request, SteerDecoder
 from workers.layout import Layout
+from workers.levers.verdict import HeadTerm
 from workers.training.base import BaseConfig, Corpus, train_base
 from workers.training.expert import ExpertConfig, train_expert
 from workers.training.recipe import Trained

@@ -10,9 +10,9 @@ from factory.guidance import Guidance
 from tests.benchmarks.study.adapters import LEAST, WEIGHT, tuned_apart
 from tests.benchmarks.study.beds import Bed, Pick, Setting
 from tests.benchmarks.study.measures import Copies, vectors
-from workers.decoding import HeadTerm
 from workers.levers.filter import fit_filter
 from workers.levers.head import fit_head
+from workers.levers.verdict import HeadTerm
 
 NEGATIVES = 3
 ETA = 1.0

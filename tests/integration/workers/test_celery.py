@@ -15,9 +15,10 @@ import pytest
 from redis import Redis
 from sqlalchemy import select
 
-from factory import dispatch, jobs
+from factory import datasets, dispatch, jobs
 from factory.db import Database
 from factory.settings import Settings
+from factory.spec import job_spec
 from factory.tables import Attempt, Job, Shard
 
 from .factory_floor import Floor, open_floor
@@ -26,6 +27,7 @@ REPOSITORY = Path(__file__).parents[3]
 PATIENCE = 240  # seconds until something that must happen has not happened
 LONG = {"temperature": 2.0, "max_new_tokens": 100}  # a shard of this takes some seconds
 WORKER = "-A workers.gpu worker -Q gpu --pool prefork --concurrency 1 --pool-start-method spawn"
+CPU_WORKER = "-A workers.cpu worker -Q cpu --pool prefork --concurrency 2"
 
 
 @dataclass
@@ -63,6 +65,7 @@ def plant(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Plant]:
     quick = {"lease_seconds": 8, "heartbeat_seconds": 0.5, "outbox_retry_seconds": 0.5}
+    quick["stop_seconds"] = 4
     floor = open_floor(settings.model_copy(update=quick), database, pair_folder)
     plant = Plant(floor, tmp_path_factory.mktemp("logs"))
     beat = start(floor, plant.folder, "beat", "factory", "beat")
@@ -84,6 +87,7 @@ def start(floor: Floor, folder: Path, name: str, *module: str) -> subprocess.Pop
         "FACTORY_LEASE_SECONDS": str(settings.lease_seconds),
         "FACTORY_HEARTBEAT_SECONDS": str(settings.heartbeat_seconds),
         "FACTORY_OUTBOX_RETRY_SECONDS": str(settings.outbox_retry_seconds),
+        "FACTORY_STOP_SECONDS": str(settings.stop_seconds),
         "OMP_NUM_THREADS": "1",
     }
     with (folder / f"{name}.log").open("ab") as log:
@@ -117,6 +121,21 @@ def ended(floor: Floor, job: Job) -> Callable[[], bool]:
 
 def stored(floor: Floor, job: Job, least: int) -> Callable[[], bool]:
     return lambda: len(floor.samples(job)) >= least
+
+
+def evaluated(floor: Floor, real: int) -> Job:
+    """A job that measures this dataset's samples beside so many real ones."""
+    lines = [f'{{"text": "{number} ba du ki lo me ro"}}'.encode() for number in range(real)]
+    body = {"kind": "evaluate", "dataset": floor.dataset.name, "limit": real // 2}
+    with floor.database.transaction() as session:
+        datasets.import_lines(session, floor.dataset, lines)
+        spec = job_spec.validate_python(body)
+        return jobs.submit(session, spec, floor.dataset, None, request=body)[0]
+
+
+def cancel(floor: Floor, job: Job) -> None:
+    with floor.database.transaction() as session:
+        jobs.cancel(session, job.id)
 
 
 def assert_each_once(floor: Floor, job: Job) -> None:
@@ -178,13 +197,45 @@ def test_a_worker_that_is_told_to_stop_hands_its_shard_back(plant: Plant) -> Non
     job = floor.submit(400, 400, sampling=LONG)
     plant.until("samples", stored(floor, job, 5))
     worker.terminate()
-    worker.wait(15)
+    assert worker.wait(15) == 0
     (shard,) = floor.shards(job)
     assert (shard.state, shard.crashes, shard.error) == ("pending", 0, None)
     assert floor.job(job).state == "running"
     assert 5 <= len(floor.samples(job)) < 400
-    with floor.database.transaction() as session:
-        jobs.cancel(session, job.id)  # the next worker has other things to do
+    cancel(floor, job)  # the next worker has other things to do
+
+
+def test_a_worker_whose_child_is_stuck_ends_in_time_and_its_shard_is_taken_back(
+    plant: Plant,
+) -> None:
+    floor, worker = plant.floor, plant.worker()
+    job = floor.submit(400, 400, sampling=LONG)
+    plant.until("samples", stored(floor, job, 5))
+    (child,) = children(worker)
+    child.suspend()
+    worker.terminate()
+    assert worker.wait(15) == os.EX_TEMPFAIL
+    (shard,) = floor.shards(job)
+    assert (shard.state, shard.crashes, shard.error) == ("pending", 0, None)
+    plant.until("the child's end", lambda: not child.is_running())
+    cancel(floor, job)
+
+
+def test_a_cpu_worker_that_is_told_to_stop_hands_back_what_it_measures(plant: Plant) -> None:
+    floor = plant.floor
+    plant.worker()
+    plant.until("some samples", ended(floor, floor.submit(4, 4)))
+    job = evaluated(floor, real=4000)  # they are embedded first, which takes a while
+    worker = start(floor, plant.folder, "cpu", "celery", *CPU_WORKER.split())
+    try:
+        plant.until("a lease", lambda: floor.shards(job)[0].state == "leased")
+        worker.terminate()
+        worker.wait(15)
+        (shard,) = floor.shards(job)
+        assert (shard.state, shard.crashes, shard.error) == ("pending", 0, None)
+    finally:
+        kill_group(worker)
+        cancel(floor, job)
 
 
 def test_a_worker_that_no_longer_takes_messages_ends_itself(plant: Plant) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from factory.errors import ModelError
@@ -16,6 +16,7 @@ from factory.errors import ModelError
 from . import lora
 from .attention import ATTENTION
 from .graphs import CudaGraphs, Record, recordable
+from .inside import output_embeddings
 from .lora import ExpertRows
 
 Kind = Literal["full", "lora"]
@@ -104,7 +105,7 @@ class ModelPair:
     @property
     def device(self) -> torch.device:
         """Where the expert's logits come out and the drawing is done."""
-        return _head(self.expert).device
+        return output_embeddings(self.expert).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -224,13 +225,7 @@ def _first_ids(name: str, *models: PreTrainedModel) -> Sequence[int]:
 
 
 def _vocab_size(model: PreTrainedModel) -> int:
-    return int(_head(model).shape[0])
-
-
-def _head(model: PreTrainedModel) -> Tensor:
-    """(V, hidden) weights that make the logits."""
-    weight: Tensor = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-    return weight
+    return int(output_embeddings(model).shape[0])
 
 
 def _max_positions(model: PreTrainedModel) -> int:
