@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tests.benchmarks.study.beds import Bed
 from workers.decoding import ModelPair
-from workers.decoding.lora import load_adapter, merged
+from workers.models.lora import load_adapter, merged
 from workers.training.expert import FEWEST, ExpertConfig, train_expert
 
 WEIGHT = 1.0  # ρ

@@ -19,7 +19,7 @@ from tests.benchmarks.study.part import Cell, Part, Row
 from tests.benchmarks.study.rules import steer
 from tests.benchmarks.study.study import TUNING_SEED, Study, setting_key
 from tests.benchmarks.testbed import TASKS, Grammar
-from workers.decoding.scoring import Scored, text_log_probs
+from workers.metrics.likelihood import Scored, text_log_probs
 from workers.metrics.points import Scorer, Tried, mark
 from workers.probe import LOW
 

@@ -25,8 +25,8 @@ from tests.benchmarks.study.run import Run
 from tests.benchmarks.study.store import OutOfTime, Store
 from tests.benchmarks.study.study import Sizes, Study, setting_key
 from tests.benchmarks.testbed import COMMENTS, TASKS, Grammar
-from workers.decoding.scoring import Scored, text_log_probs
 from workers.metrics.copies import near_copies_ngram
+from workers.metrics.likelihood import Scored, text_log_probs
 from workers.training.base import BaseConfig
 
 TINY = BaseConfig(steps=30, batch=2, context=256, layers=1, hidden=32, feed_forward=48, heads=4)
