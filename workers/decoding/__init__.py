@@ -3,9 +3,9 @@
 from workers.models.pair import ModelPair
 
 from .decoder import SteerDecoder
-from .guidance import MASKED, steer_scores
+from .guidance import MASKED, Steered, steer_scores
 from .lane import RoleName
-from .records import Completion, Request, Trace
+from .records import Completion, Request, Step, Trace
 
 __all__ = [
     "MASKED",
@@ -14,6 +14,8 @@ __all__ = [
     "Request",
     "RoleName",
     "SteerDecoder",
+    "Steered",
+    "Step",
     "Trace",
     "steer_scores",
 ]

@@ -25,7 +25,7 @@ from workers.models.pair import ModelPair
 from .guidance import Steered, steer
 from .lane import ROLES, Lane, RoleName
 from .prompts import check_context
-from .records import Completion, FinishReason, Request
+from .records import Completion, FinishReason, Request, Step
 from .sampling import Noise, draw, noise_keys
 from .traces import Traces
 
@@ -93,6 +93,17 @@ class SteerDecoder:
         Raises PromptError when a request cannot be decoded from. A row whose logits are not
         finite ends with finish_reason "error"; the others go on.
         """
+        for finished, _ in self._stepped(requests):
+            yield from finished
+
+    def steps(self, requests: Iterable[Request]) -> Iterator[Step]:
+        """`run`, seen after each token of the rows that go on."""
+        for finished, batch in self._stepped(requests):
+            yield Step(finished, batch.going)
+
+    def _stepped(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[Sequence[Completion], "_Batch"]]:
         batch = _Batch(self)
         pending = enumerate(requests)
         while True:
@@ -100,7 +111,7 @@ class SteerDecoder:
             if batch.is_empty:
                 batch.leave()
                 return
-            yield from batch.step()
+            yield batch.step(), batch
 
     @torch.inference_mode()
     def scores_after(self, request: Request, tokens: Sequence[int]) -> Tensor:
@@ -115,7 +126,18 @@ class SteerDecoder:
         one = SteerDecoder(self._pair, self._guidance, Sampling(max_new_tokens=1), slots=1)
         batch = _Batch(one)
         batch.admit(iter([(0, longer)]))
-        return batch.scores(0)
+        return batch.steered(0).scores[0]
+
+    @torch.inference_mode()
+    def along(self, request: Request, tokens: Sequence[int]) -> Iterator[Steered]:
+        """What each of these tokens of a sample was chosen among, (1, V) rows, one token after
+        the other. Raises PromptError as `run` does."""
+        batch = _Batch(self)
+        batch.admit(iter([(0, request)]))
+        for at in range(len(tokens)):
+            if at > 0:
+                batch.go_on(0, tokens[at - 1])
+            yield batch.steered(0)
 
     def roles(self, request: Request) -> tuple[RoleName, ...]:
         """The streams that a request needs; those with weight 0 are left out."""
@@ -158,10 +180,20 @@ class _Batch:
         self._vocab = pair.vocab_size
         self._kernel = _kernel(self._device, decoder._guidance, decoder._sampling)
 
-    def scores(self, slot: int) -> Tensor:
-        """(V,) of a slot's next token."""
+    def steered(self, slot: int) -> Steered:
+        """What a slot's next token is chosen among, (1, V) rows."""
         at = torch.tensor([slot], device=self._device)
-        return self._steer(self._sample(slot), at)[0].scores[0]
+        return self._steer(self._sample(slot), at)[0]
+
+    def go_on(self, slot: int, token: int) -> None:
+        """Run a slot on with a token that was chosen before."""
+        self._sample(slot).tokens.append(token)
+        self._forward()
+
+    @property
+    def going(self) -> dict[int, tuple[int, ...]]:
+        """The tokens so far of the samples in the slots, by the index of their request."""
+        return {s.index: tuple(s.tokens) for s in self._samples if s is not None}
 
     @property
     def is_empty(self) -> bool:

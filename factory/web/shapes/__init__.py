@@ -32,8 +32,11 @@ from factory.web.shapes.jobs import (
 )
 from factory.web.shapes.requests import (
     Difference,
+    Drawn,
     ExplainedToken,
     Explanation,
+    Likeliest,
+    Likely,
     Preview,
     Previewed,
     Replay,
@@ -63,6 +66,7 @@ __all__ = [
     "Difference",
     "Digest",
     "Document",
+    "Drawn",
     "Evaluation",
     "ExplainedToken",
     "Explanation",
@@ -74,6 +78,8 @@ __all__ = [
     "JobProgress",
     "JobState",
     "LeverUse",
+    "Likeliest",
+    "Likely",
     "LineError",
     "Live",
     "Mark",

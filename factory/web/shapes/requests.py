@@ -40,6 +40,29 @@ class Replay(Shape):
     first_difference: Difference | None
 
 
+class Likely(Shape):
+    """A token that could have come, and its natural log-probability among the plausible ones."""
+
+    token: str
+    log_probability: float
+
+
+class Drawn(Shape):
+    """The log-probability of the token that came, with guidance and without; null: it was not
+    plausible."""
+
+    guided: float | None
+    unguided: float | None
+
+
+class Likeliest(Shape):
+    """The five likeliest tokens of a place, before temperature and the filters of drawing."""
+
+    guided: list[Likely]
+    unguided: list[Likely]
+    drawn: Drawn
+
+
 class ExplainedToken(Shape):
     """What moved one token. Log-probabilities in nats; streams that were not run are null."""
 
@@ -54,6 +77,7 @@ class ExplainedToken(Shape):
     score: float
     unguided: str
     survivors: int
+    likeliest: Likeliest | None = None
 
 
 class Explanation(Shape):
