@@ -131,9 +131,11 @@ def adapters(case: Case) -> Setting:
 
 
 def recommended(case: Case) -> Setting:
-    """What the factory recommends: its mask, negatives, the verdict head, and the gate."""
-    steered = masked(negatives(case))
-    return replace(steered, head=head(case).head, keep=gate(case).keep)
+    """What the factory recommends: its mask, the gate, and the verdict head, or negatives where
+    verdicts are too few or too blind for a head."""
+    learned = head(case)
+    steered = learned if learned.head is not None else negatives(case)
+    return replace(masked(steered), keep=gate(case).keep)
 
 
 def unguided(nucleus: float) -> Setting:

@@ -266,3 +266,20 @@ def test_adapters_tell_accepted_texts_from_rejected_ones(bed: Bed) -> None:
     by_verdict = sorted(zip(gains, unseen, strict=True))
     assert all(text.startswith("toxic") for _, text in by_verdict[:10])
     assert not any(text.startswith("toxic") for _, text in by_verdict[-10:])
+
+
+def test_the_recommended_levers_do_without_a_head_while_verdicts_are_few(bed: Bed) -> None:
+    texts = real_samples(COMMENTS)[:80]
+    toxic = [Reviewed(text, text.startswith("toxic")) for text in texts]
+    many, few = (
+        levers.recommended(Case(bed, Setting(), reviewed, Random(1)))
+        for reviewed in (toxic, toxic[:12])
+    )
+    assert many.head is not None
+    assert many.guidance.eta == 0
+    assert few.head is None
+    assert few.guidance.eta == levers.ETA
+    for setting in (many, few):
+        assert setting.guidance.nucleus == levers.MASK
+        assert setting.keep is not None
+        assert not setting.keep(texts[0])
