@@ -227,6 +227,7 @@ def provenance(session: Session, sample_id: uuid.UUID) -> dict[str, Any]:
         "center": _documents(links, "center"),
         "audit": sample.audit,
         **attempt.environment,
+        **({} if links else {"kv": "joint"}),
         "levers": levers_of(sample, attempt) or [],
         "worker": attempt.worker,
         "finish_reason": sample.finish_reason,

@@ -146,6 +146,9 @@ class SamplingSpec(_Spec):
         )
 
 
+Kv = Literal["joint", "concatenated"]
+
+
 class NegativesSpec(_Spec):
     """Which existing samples to steer away from."""
 
@@ -156,6 +159,11 @@ class NegativesSpec(_Spec):
     )
     center: bool = Field(True, description="Take away only what is particular to rejected ones")
     group: int = Field(8, ge=1, le=1024, description="Samples that share one set of negatives")
+    kv: Kv = Field(
+        "joint",
+        description="How documents of a context are run: as one text, or apart from each other "
+        "and kept for other samples, which is faster where few samples share their negatives",
+    )
 
 
 class ReviewSpec(_Spec):

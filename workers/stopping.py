@@ -74,7 +74,8 @@ def stop_in_time(kind: str, database: Database, seconds: float) -> None:
 
 def _tell_children() -> None:
     for child in active_children():
-        os.kill(child.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGTERM)
 
 
 def _end_late(kind: str, database: Database, told: threading.Event, seconds: float) -> None:
@@ -86,6 +87,7 @@ def _end_late(kind: str, database: Database, told: threading.Event, seconds: flo
     for pid in children:  # first: it may be stuck in a transaction that holds its shard
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    faulthandler.dump_traceback_later(2 * TAKING_BACK, exit=True, file=STDERR)
     try:
         taken = database.retrying(
             lambda s: shards.take_back(s, [name_of(kind, pid) for pid in children]), TAKING_BACK

@@ -3,6 +3,7 @@
 from workers.models.pair import ModelPair
 
 from .decoder import SteerDecoder
+from .documents import DocumentCache
 from .guidance import MASKED, Steered, steer_scores
 from .lane import RoleName
 from .records import Completion, Request, Step, Trace
@@ -10,6 +11,7 @@ from .records import Completion, Request, Step, Trace
 __all__ = [
     "MASKED",
     "Completion",
+    "DocumentCache",
     "ModelPair",
     "Request",
     "RoleName",

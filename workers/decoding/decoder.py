@@ -10,9 +10,10 @@ knows token ids only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
 from workers.models.pair import ModelPair
 
+from .documents import Context, DocumentCache, apart
 from .guidance import Steered, steer
 from .lane import ROLES, Lane, RoleName
 from .prompts import check_context
@@ -72,10 +74,13 @@ class SteerDecoder:
         trace: bool = False,
         should_stop: StopRule | None = None,
         head: Term | None = None,
+        documents: DocumentCache | None = None,
     ) -> None:
         """trace: record why each token was chosen. should_stop: called with a row's tokens so
         far after each of them; True ends the row with "stop" (its tokens are left whole).
-        head: acts on every request that does not say otherwise."""
+        head: acts on every request that does not say otherwise. documents: run the documents
+        of contexts apart and keep their keys and values here (`documents` says what that is);
+        models with sliding windows run contexts joint even so, see `kv`."""
         if slots < 1:
             raise ValueError(f"slots must be 1 or more, not {slots}")
         self._pair = pair
@@ -83,8 +88,15 @@ class SteerDecoder:
         self._sampling = sampling
         self._slots = slots
         self._trace = trace
+        self._documents = documents
         self._should_stop = should_stop
         self._head = head.on(pair) if head is not None and head.weight > 0 else None
+
+    @property
+    def kv(self) -> Literal["joint", "concatenated"]:
+        """How contexts with more than one document are run."""
+        apart = self._documents is not None and not self._pair.windowed
+        return "concatenated" if apart else "joint"
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield completions as rows finish. A request is pulled when a slot is free for it,
@@ -123,7 +135,8 @@ class SteerDecoder:
             negative_ids=_longer(request.negative_ids, tokens),
             center_ids=_longer(request.center_ids, tokens),
         )
-        one = SteerDecoder(self._pair, self._guidance, Sampling(max_new_tokens=1), slots=1)
+        one = copy(self)
+        one._slots, one._sampling, one._trace = 1, Sampling(max_new_tokens=1), False
         batch = _Batch(one)
         batch.admit(iter([(0, longer)]))
         return batch.steered(0).scores[0]
@@ -201,7 +214,7 @@ class _Batch:
 
     def admit(self, pending: Iterator[tuple[int, Request]]) -> None:
         """Pull a request for every free slot and prefill its streams."""
-        wanted: list[tuple[int, RoleName, tuple[int, ...]]] = []
+        wanted: list[tuple[int, RoleName, Context]] = []
         for slot, sample in enumerate(self._samples):
             if sample is not None:
                 continue
@@ -211,10 +224,21 @@ class _Batch:
             self._decoder.check(request)
             roles = self._decoder.roles(request)
             self._samples[slot] = _Sample(index, request, roles)
-            wanted += [(slot, role, tuple(_context(request, role))) for role in roles]
+            wanted += [(slot, role, self._context(request, role)) for role in roles]
         if wanted:
             self._key(sorted({slot for slot, _, _ in wanted}))
             self._open(wanted)
+
+    def _context(self, request: Request, role: RoleName) -> Context:
+        """What a stream of a request goes on from."""
+        if role not in ("negative", "center"):
+            return Context(tuple(request.prompt_ids))
+        ids, spans = request.negative_ids, request.negative_spans
+        if role == "center":
+            ids, spans = request.center_ids, request.center_spans
+        if self._decoder.kv == "joint":
+            return Context(tuple(ids))
+        return apart(tuple(ids), spans, self._decoder._pair.bos_ids)
 
     def step(self) -> list[Completion]:
         """Choose one token per sample, end the rows that are done, run the others on."""
@@ -333,7 +357,7 @@ class _Batch:
         self._keys[slots] = keys.to(self._device)
 
     @torch.inference_mode()
-    def _open(self, wanted: Sequence[tuple[int, RoleName, tuple[int, ...]]]) -> None:
+    def _open(self, wanted: Sequence[tuple[int, RoleName, Context]]) -> None:
         for names, lane in self._lanes:
             lane.open([item for item in wanted if item[1] in names])
 
@@ -387,6 +411,8 @@ def _lanes(decoder: SteerDecoder) -> Lanes:
     kept: Lanes | None = pair.idle.pop(size, None)
     pair.idle.clear()  # their memory is needed
     if kept is not None:
+        for _, old in kept:
+            old.documents = decoder._documents
         return kept
     banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=pair.device)
 
@@ -394,17 +420,14 @@ def _lanes(decoder: SteerDecoder) -> Lanes:
         rows = pair.rows if pair.kind == "lora" else None
         record = pair.recorder() if pair.recorder else None
         reads = hidden and "expert" in roles
-        return roles, Lane(model, roles, slots, columns, rows, banned, record, hidden=reads)
+        documents = decoder._documents
+        return roles, Lane(
+            model, roles, slots, columns, rows, banned, record, hidden=reads, documents=documents
+        )
 
     if pair.kind == "lora":
         return [lane(pair.expert, "expert", "negative", "center", "base")]
     return [lane(pair.expert, "expert", "negative", "center"), lane(pair.base, "base")]
-
-
-def _context(request: Request, role: RoleName) -> Sequence[int]:
-    if role == "negative":
-        return request.negative_ids
-    return request.center_ids if role == "center" else request.prompt_ids
 
 
 def _longer(context: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:

@@ -32,6 +32,8 @@ class ModelPair:
     rows           kind "lora": where to say how many rows of a forward are the expert's
     eos_ids        any of them ends a row
     banned_ids     pad and bos (unless they end a row too): never drawn
+    bos_ids        what a context may begin with
+    windowed       whether a layer sees but a window of what is before a token
     max_positions  how many tokens a context and its continuation may have together
     recorder       makes what records a forward's steps; None: steps are run as they are
     idle           buffers and recorded steps that a run left to the next one of its size
@@ -44,6 +46,8 @@ class ModelPair:
     vocab_size: int
     eos_ids: frozenset[int]
     banned_ids: tuple[int, ...]
+    bos_ids: frozenset[int]
+    windowed: bool
     max_positions: int
     recorder: Callable[[], Record] | None
     idle: dict[tuple[int, int, bool], Any] = field(default_factory=dict)
@@ -98,6 +102,8 @@ class ModelPair:
             vocab_size=_vocab_size(expert),
             eos_ids=eos,
             banned_ids=banned,
+            bos_ids=frozenset(_first_ids("bos_token_id", expert, base)),
+            windowed=any(map(_windowed, (base, expert))),
             max_positions=min(_max_positions(base), _max_positions(expert)),
             recorder=CudaGraphs if recordable(base) and recordable(expert) else None,
         )
@@ -226,6 +232,14 @@ def _first_ids(name: str, *models: PreTrainedModel) -> Sequence[int]:
 
 def _vocab_size(model: PreTrainedModel) -> int:
     return int(output_embeddings(model).shape[0])
+
+
+def _windowed(model: PreTrainedModel) -> bool:
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return "sliding_attention" in kinds
+    return getattr(config, "sliding_window", None) is not None
 
 
 def _max_positions(model: PreTrainedModel) -> int:

@@ -149,6 +149,24 @@ def test_what_a_worker_held_that_is_known_to_be_dead_is_free_at_once(world: Worl
     assert held.state == "leased"
 
 
+def test_what_a_stopping_worker_did_not_hand_back_is_taken_back_and_counts_as_no_crash(
+    world: World,
+) -> None:
+    late, other = (
+        world.lease(id_, name)
+        for id_, name in zip(world.shards_of(world.submit(4, 2)), ("late", "alive"), strict=True)
+    )
+    with world.database.transaction() as session:
+        assert shards.take_back(session, ["late", "idle"]) == 1
+        assert outbox.version(session, outbox.RUN_SHARD, late.shard_id) is not None
+        assert outbox.version(session, outbox.RUN_SHARD, other.shard_id) is None
+    taken, held = shard(world, late.shard_id), shard(world, other.shard_id)
+    assert (taken.state, taken.crashes, taken.error) == ("pending", 0, None)
+    assert held.state == "leased"
+    with pytest.raises(LeaseLost), world.database.transaction() as session:
+        shards.finish(session, late)
+
+
 def test_a_shard_that_was_begun_goes_before_new_ones(world: World) -> None:
     with world.database.transaction() as session:
         session.execute(delete(Outbox))  # of other tests
