@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Row, Select, func, select, text, update
+from sqlalchemy import Row, Select, Subquery, func, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session, aliased, undefer
 
 from factory import outbox, tallies
 from factory.errors import Conflict, Invalid, NotFound
@@ -126,20 +126,30 @@ def list_page(
     if query:
         words = func.websearch_to_tsquery("simple", query)
         statement = statement.where(Sample.search.bool_op("@@")(words))
-    if reason is not None:
-        statement = statement.where(Sample.id.in_(_with_reason(dataset_id, reason)))
     if before is not None:
         statement = statement.where(Sample.id < before)
-    return session.scalars(statement.order_by(Sample.id.desc()).limit(limit)).all()
+    if reason is not None:
+        statement = _of_these(statement, _with_reason(dataset_id, reason))
+    else:
+        statement = statement.order_by(Sample.id.desc())
+    return session.scalars(statement.limit(limit)).all()
 
 
-def _with_reason(dataset_id: uuid.UUID, reason: str) -> CompoundSelect[uuid.UUID]:
+def _of_these(statement: Select[Sample], ids: Subquery) -> Select[Sample]:
+    """The statement's samples among these, in their order. Looked up one by one (which OFFSET 0
+    has Postgres do), so that a page of them costs a page of look-ups."""
+    one = aliased(Sample, statement.where(Sample.id == ids.c.sample_id).offset(0).lateral())
+    return select(one).select_from(ids).join(one, true()).order_by(ids.c.sample_id.desc())
+
+
+def _with_reason(dataset_id: uuid.UUID, reason: str) -> Subquery:
     """Ids of samples for which a live review gives this reason, and of the dataset's samples that
-    were filtered out for it: each half has an index of its own."""
+    were filtered out for it, newest first: each half has an index of its own."""
     given = Review.reasons.contains([reason]), Review.deleted_at.is_(None)
     filtered = Sample.dataset_id == dataset_id, Sample.filter_reason == reason
-    reviewed = select(Review.sample_id).where(*given)
-    return reviewed.union_all(select(Sample.id).where(*filtered))
+    every = select(Review.sample_id).where(*given).union(select(Sample.id).where(*filtered))
+    ids = every.subquery()
+    return select(ids.c.sample_id).order_by(ids.c.sample_id.desc()).offset(0).subquery()
 
 
 def chosen(

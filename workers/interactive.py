@@ -3,7 +3,7 @@
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,13 +19,14 @@ from factory.negatives import Chosen
 from factory.spec import GenerateSpec, row_seed
 from factory.tables import Attempt, Job, ModelPair, Request, Sample
 from workers.decoding import MASKED, Completion, Trace
+from workers.explanation import explained, likeliest
 from workers.generate import Composer, Row
 from workers.levers.acting import Acting, Bench, recalled
 from workers.pairs import LoadedPair, PairCache
+from workers.preview import Side
 from workers.watchdog import Watchdog
 
-NOTE_SECONDS = 0.2  # how often what is made so far is stored for those who watch
-STREAMS = ("expert", "base", "negative", "center")
+NOTE_SECONDS = 0.5  # how often what is made so far is stored for those who watch
 
 logger = log.get(__name__)
 
@@ -129,16 +130,24 @@ class Desk:
         }
 
     def _explain(self, past: Past) -> dict[str, Any]:
-        """What moved each token: from the stored trace, or from a replay when there is none."""
+        """What moved each token, from the stored trace, or from a replay when there is none; and
+        what was likeliest in its place."""
         pair = self.pairs.load(past.model)
+        acting = recalled(self.bench.settings, past.levers)
+        composer = Composer(acting.applied(past.spec), pair, acting.head)
+        request = _row(composer, past).request
+        decoder = composer.decoder(1, trace=True)
         if past.sample.trace is not None:
             trace = Trace.from_bytes(past.sample.trace)
         else:
-            completion, _ = self._again(pair, past)
+            completion = next(decoder.run([request]))
             if completion.trace is None:
                 raise FactoryError("The sample could not be made again.")
             trace = completion.trace
-        return {"sample": str(past.sample.id), "tokens": _explained(pair, trace)}
+        among = likeliest(decoder, pair, request, trace.tokens.tolist())
+        tokens = zip(explained(pair, trace), among, strict=True)
+        told = [{**token, "likeliest": found} for token, found in tokens]
+        return {"sample": str(past.sample.id), "tokens": told}
 
     def _again(self, pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
         acting = recalled(self.bench.settings, past.levers)
@@ -158,31 +167,30 @@ class Desk:
         off = {"gamma": 0.0, "eta": 0.0}
         plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
         acting = self.bench.ready(dataset.id, spec, pair)
-        runs = {
-            "unguided": self._few(session, pair, plain, dataset.id, Acting()),
-            "guided": self._few(session, pair, spec, dataset.id, acting),
+        sides = {
+            "unguided": self._side(session, pair, plain, dataset.id, Acting()),
+            "guided": self._side(session, pair, spec, dataset.id, acting),
         }
-        shown: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
-        noted = time.monotonic()
-        for name, row in _by_turns(runs):
-            shown[name].append(row)
+        going, noted = [*sides.values()], time.monotonic()
+        while going:
+            going = [side for side in going if side.advance()]
             if time.monotonic() - noted >= NOTE_SECONDS:
-                self._note(request.id, shown)
+                self._note(request.id, _texts(sides))
                 noted = time.monotonic()
-        return {name: sorted(rows, key=lambda row: row["ordinal"]) for name, rows in shown.items()}
+        return _texts(sides)
 
     def _note(self, request_id: uuid.UUID, partial: dict[str, Any]) -> None:
         with self.database.transaction() as session:
             requests.note(session, request_id, partial)
 
-    def _few(
+    def _side(
         self,
         session: Session,
         pair: LoadedPair,
         spec: GenerateSpec,
         dataset_id: uuid.UUID,
         acting: Acting,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Side:
         spec = acting.applied(spec)
         evidence = levers.within(dataset_id, acting.window)
         composer = Composer(spec, pair, acting.head)
@@ -193,9 +201,7 @@ class Desk:
             for ordinal in range(spec.count)
             for seed in [row_seed(spec.seed, ordinal)]
         ]
-        decoder = composer.decoder(len(rows), trace=True)
-        for completion in decoder.run(row.request for row in rows):
-            yield _previewed(rows[completion.index], completion, composer)
+        return Side(composer, rows)
 
 
 def _chosen(
@@ -211,18 +217,8 @@ def _chosen(
     return negatives.choose(session, dataset_id, spec.negatives, rng, evidence=evidence)
 
 
-def _by_turns(
-    runs: Mapping[str, Iterator[dict[str, Any]]],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the runs yield, one of each in turn, with the run's name, until all have ended."""
-    left = dict(runs)
-    while left:
-        for name, run in list(left.items()):
-            row = next(run, None)
-            if row is None:
-                del left[name]
-            else:
-                yield name, row
+def _texts(sides: Mapping[str, Side]) -> dict[str, list[dict[str, Any]]]:
+    return {name: side.texts() for name, side in sides.items()}
 
 
 def _past(session: Session, sample_id: uuid.UUID) -> Past:
@@ -280,40 +276,3 @@ def _difference(
         "expected_score": score(expected),
         "made_score": score(made),
     }
-
-
-def _explained(pair: LoadedPair, trace: Trace) -> list[dict[str, Any]]:
-    return [
-        {
-            "token": pair.pieces[trace.tokens[i]],
-            "token_id": int(trace.tokens[i]),
-            **{name: _at(getattr(trace, name), i) for name in STREAMS},
-            "verdict_head": _at(trace.head, i),
-            "score": float(trace.scores[i]),
-            "unguided": pair.pieces[trace.unguided[i]],
-            "survivors": int(trace.survivors[i]),
-        }
-        for i in range(len(trace.tokens))
-    ]
-
-
-def _at(values: Any, position: int) -> float | None:
-    return None if values is None else float(values[position])
-
-
-def _previewed(row: Row, completion: Completion, composer: Composer) -> dict[str, Any]:
-    return {
-        "ordinal": row.ordinal,
-        "seed": row.seed,
-        "text": composer.text(completion.token_ids),
-        "tokens": len(completion.token_ids),
-        "finish_reason": completion.finish_reason,
-        "surprise": _surprise(completion.trace),
-        "negatives": [str(document.id) for document in row.negatives],
-        "center": [str(document.id) for document in row.center],
-    }
-
-
-def _surprise(trace: Trace | None) -> float | None:
-    """How little the expert expects a text: mean of −E over its tokens, in nats."""
-    return -float(trace.expert.mean()) if trace is not None and len(trace.expert) else None

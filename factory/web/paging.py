@@ -42,13 +42,14 @@ def page(
     rows: Callable[[int], Sequence[RowT]], limit: int, show: Callable[[RowT], Any]
 ) -> dict[str, Any]:
     """One page. `rows(n)` gives the next n rows; one more than shown tells whether more follow."""
-    found = rows(limit + 1)
+    shown, following = cut(rows(limit + 1), limit)
+    return {"items": [show(row) for row in shown], "next_cursor": following}
+
+
+def cut(found: Sequence[RowT], limit: int) -> tuple[Sequence[RowT], str | None]:
+    """At most `limit` of the rows, and the cursor after them when there are more."""
     shown = found[:limit]
-    more = len(found) > limit
-    return {
-        "items": [show(row) for row in shown],
-        "next_cursor": encode(shown[-1].id) if more else None,
-    }
+    return shown, encode(shown[-1].id) if len(found) > limit else None
 
 
 def encode(row_id: uuid.UUID) -> str:

@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "kv": "joint",
     "software": {"factory": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
 }
+OTHERS = (" the", " of", " growth", " nitrogen", " plasma", " rises", " light", " slowly", " in")
 
 
 @dataclass(frozen=True)
@@ -292,9 +293,30 @@ def _explained(rng: random.Random, piece: str) -> dict[str, Any]:
         "negative": min(-0.01, expert + rng.gauss(0.1, 1.4)),
         "center": min(-0.01, expert + rng.gauss(0, 0.4)),
         "score": expert,
-        "unguided": piece if rng.random() < 0.8 else " stellar",
-        "survivors": rng.choice((1, 1, 2, 3, 8, 21)),
+        "unguided": (other := piece if rng.random() < 0.8 else " stellar"),
+        "survivors": (survivors := 2 if other != piece else rng.choice((1, 1, 2, 3, 8, 21))),
+        "likeliest": _likeliest(rng, piece, other, survivors),
     }
+
+
+def _likeliest(rng: random.Random, piece: str, other: str, survivors: int) -> dict[str, Any]:
+    """Some words besides the one that came; without guidance another may be ahead of it."""
+    words = [piece, *rng.sample([w for w in OTHERS if w not in (piece, other)], 5)]
+    plain = [other, *(word for word in words if word != other)]
+    sides = {"guided": _shares(rng, words[:survivors]), "unguided": _shares(rng, plain[:survivors])}
+    came = {
+        side: next(e["log_probability"] for e in each if e["token"] == piece)
+        for side, each in sides.items()
+    }
+    return {side: each[:5] for side, each in sides.items()} | {"drawn": came}
+
+
+def _shares(rng: random.Random, words: Sequence[str]) -> list[dict[str, Any]]:
+    weights = sorted((rng.random() ** 2 + 0.01 for _ in words), reverse=True)
+    return [
+        {"token": word, "log_probability": round(math.log(weight / sum(weights)), 4)}
+        for word, weight in zip(words, weights, strict=True)
+    ]
 
 
 def _evaluate(session: Session, dataset: Dataset, of: Job) -> Job:
@@ -351,6 +373,13 @@ def answer_try(session: Session, request: Request, rng: random.Random) -> None:
     sides = {"unguided": plain, "guided": guided}
     result = {side: [_tried(n, t) for n, t in enumerate(texts)] for side, texts in sides.items()}
     requests.answer(session, request, result)
+
+
+def note_try(db: Database, request_id: uuid.UUID, text: str, tokens: int) -> None:
+    """Do a worker's part for a moment: the first guided text has come so far."""
+    growing = _tried(0, text) | {"tokens": tokens, "partial": True}
+    with db.transaction() as session:
+        requests.note(session, request_id, {"unguided": [], "guided": [growing]})
 
 
 def _turned(rng: random.Random, text: str) -> str:

@@ -9,7 +9,7 @@ from factory import jobs, requests
 
 from .conftest import Watched
 from .screenshots import paths
-from .seed import Seeded, answer_try, finish
+from .seed import Seeded, answer_try, finish, note_try
 from .site import Site
 
 
@@ -18,6 +18,8 @@ def test_a_job_is_submitted_and_watched_to_its_end(
 ) -> None:
     page = watched.page
     page.get_by_role("link", name="New job").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("New job")
+    page.wait_for_load_state()  # the slider needs its script
     page.get_by_label("Dataset", exact=True).select_option("hypotheses")
     page.get_by_label("Samples", exact=True).fill("6")
     page.get_by_label("Avoid what exists (η), slider").fill("0.75")
@@ -55,6 +57,24 @@ def test_settings_are_tried_and_submitted(watched: Watched, site: Site, seeded: 
     expect(page.get_by_text("η .8")).not_to_have_count(0)
 
 
+def test_texts_grow_while_one_watches(watched: Watched, site: Site, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/playground?dataset=hypotheses")
+    page.get_by_role("button", name="Try 8 samples").click()
+    expect(page.locator("#tried")).to_contain_text("A GPU worker is asked")
+    with site.db.transaction() as session:
+        [request_id] = requests.pending(session)
+    growing = page.locator("#tried td[data-label=Guided] .tried").first
+    for tokens, text in enumerate(("Warm", "Warm seas", "Warm seas rise"), start=1):
+        note_try(site.db, request_id, text, tokens)
+        expect(growing).to_have_text(re.compile(rf"^{text}\s+not whole yet$"))
+        expect(growing.locator(".caret")).to_be_visible()
+    with site.db.transaction() as session:
+        answer_try(session, requests.get(session, request_id), random.Random(1))
+    expect(page.locator("#tried")).to_contain_text("1 of 8 came out the same")
+    expect(page.locator("#tried .caret")).to_have_count(0)
+
+
 def test_settings_are_tried_without_scripts(
     unscripted: Watched, site: Site, seeded: Seeded
 ) -> None:
@@ -64,6 +84,9 @@ def test_settings_are_tried_without_scripts(
     expect(page.locator("noscript meta[http-equiv=refresh]")).to_have_count(1)
     with site.db.transaction() as session:
         [request_id] = requests.pending(session)
+    note_try(site.db, request_id, "Warm seas", 2)
+    expect(page.locator("#tried")).to_contain_text("Warm seas")
+    with site.db.transaction() as session:
         answer_try(session, requests.get(session, request_id), random.Random(1))
     expect(page.locator("#tried")).to_contain_text("1 of 8 came out the same")
 
@@ -92,6 +115,38 @@ def test_a_sample_is_opened_and_replayed(watched: Watched, site: Site, seeded: S
         same = {"identical": True, "text": "", "expected": "", "first_difference": None}
         requests.answer(session, requests.get(session, request_id), same)
     expect(page.locator("#answer")).to_contain_text("Identical")
+
+
+def test_a_token_shows_what_was_likeliest_in_its_place(watched: Watched, seeded: Seeded) -> None:
+    """The first that guidance changed at once, any other when it is pointed at or reached."""
+    page = watched.page
+    page.goto(f"/samples/{seeded.sample}?asked={seeded.explanation}")
+    tokens, told = page.locator(".tokens summary"), page.locator(".why:visible")
+    expect(told).to_have_count(1)
+    expect(told).to_contain_text("would have come")
+    tokens.nth(0).hover()
+    expect(told).to_have_count(1)
+    expect(told).to_contain_text(tokens.nth(0).inner_text().strip())
+    tokens.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(1)).to_be_focused()
+    expect(told).to_contain_text(tokens.nth(1).inner_text().strip())
+    expect(told.get_by_role("list", name="Unguided, likeliest first")).to_be_visible()
+    expect(told.get_by_role("list", name="Guided, likeliest first", exact=True)).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(told).to_have_count(1)
+
+
+def test_a_token_shows_what_was_likeliest_without_scripts(
+    unscripted: Watched, seeded: Seeded
+) -> None:
+    page = unscripted.page
+    page.goto(f"/samples/{seeded.sample}?asked={seeded.explanation}")
+    tokens, told = page.locator(".tokens summary"), page.locator(".why:visible")
+    tokens.nth(0).focus()
+    page.keyboard.press("Enter")
+    expect(told).to_have_count(1)
+    expect(told).to_contain_text(tokens.nth(0).inner_text().strip())
 
 
 def test_samples_are_found_on_the_map(watched: Watched, seeded: Seeded) -> None:
@@ -142,6 +197,7 @@ def test_everything_is_reached_by_keyboard(watched: Watched, seeded: Seeded) -> 
     page.keyboard.type("nitrogen")
     page.keyboard.press("Enter")
     expect(page.get_by_text("What matches “nitrogen” in hypotheses")).to_be_visible()
+    page.wait_for_load_state()  # the keys need their script
     page.keyboard.press("j")
     page.keyboard.press("j")
     page.keyboard.press("k")

@@ -4,9 +4,9 @@ from workers.models.pair import ModelPair
 
 from .decoder import SteerDecoder
 from .documents import DocumentCache
-from .guidance import MASKED, steer_scores
+from .guidance import MASKED, Steered, steer_scores
 from .lane import RoleName
-from .records import Completion, Request, Trace
+from .records import Completion, Request, Step, Trace
 
 __all__ = [
     "MASKED",
@@ -16,6 +16,8 @@ __all__ = [
     "Request",
     "RoleName",
     "SteerDecoder",
+    "Steered",
+    "Step",
     "Trace",
     "steer_scores",
 ]

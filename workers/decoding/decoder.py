@@ -23,9 +23,10 @@ from workers.models.pair import ModelPair
 
 from .choosing import Chooser, Sample, Term
 from .documents import Context, DocumentCache, apart
+from .guidance import Steered
 from .lane import ROLES, RoleName
 from .prompts import check_context
-from .records import Completion, FinishReason, Request
+from .records import Completion, FinishReason, Request, Step
 from .streams import Streams
 
 StopRule = Callable[[Sequence[int]], bool]
@@ -75,6 +76,17 @@ class SteerDecoder:
         Raises PromptError when a request cannot be decoded from. A row whose logits are not
         finite ends with finish_reason "error"; the others go on.
         """
+        for finished, _ in self._stepped(requests):
+            yield from finished
+
+    def steps(self, requests: Iterable[Request]) -> Iterator[Step]:
+        """`run`, seen after each token of the rows that go on."""
+        for finished, batch in self._stepped(requests):
+            yield Step(finished, batch.going)
+
+    def _stepped(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[Sequence[Completion], "_Batch"]]:
         batch = _Batch(self)
         pending = enumerate(requests)
         while True:
@@ -82,7 +94,7 @@ class SteerDecoder:
             if batch.is_empty:
                 batch.leave()
                 return
-            yield from batch.step()
+            yield batch.step(), batch
 
     @torch.inference_mode()
     def scores_after(self, request: Request, tokens: Sequence[int]) -> Tensor:
@@ -98,7 +110,18 @@ class SteerDecoder:
         one._slots, one._sampling, one._trace = 1, Sampling(max_new_tokens=1), False
         batch = _Batch(one)
         batch.admit(iter([(0, longer)]))
-        return batch.scores(0)
+        return batch.steered(0).scores[0]
+
+    @torch.inference_mode()
+    def along(self, request: Request, tokens: Sequence[int]) -> Iterator[Steered]:
+        """What each of these tokens of a sample was chosen among, (1, V) rows, one token after
+        the other. Raises PromptError as `run` does."""
+        batch = _Batch(self)
+        batch.admit(iter([(0, request)]))
+        for at in range(len(tokens)):
+            if at > 0:
+                batch.go_on(0, tokens[at - 1])
+            yield batch.steered(0)
 
     def roles(self, request: Request) -> tuple[RoleName, ...]:
         """The streams that a request needs; those with weight 0 are left out."""
@@ -134,10 +157,20 @@ class _Batch:
         self._streams = Streams(pair, slots, columns, documents, hidden=head is not None)
         self._samples: dict[int, Sample] = {}  # by slot, in order
 
-    def scores(self, slot: int) -> Tensor:
-        """(V,) of a slot's next token."""
+    def steered(self, slot: int) -> Steered:
+        """What a slot's next token is chosen among, (1, V) rows."""
         at = slice(slot, slot + 1)
-        return self._chooser.steer(self._samples[slot], at, self._streams.logits)[0].scores[0]
+        return self._chooser.steer(self._samples[slot], at, self._streams.logits)[0]
+
+    def go_on(self, slot: int, token: int) -> None:
+        """Run a slot on with a token that was chosen before."""
+        self._samples[slot].tokens.append(token)
+        self._streams.step({slot: token})
+
+    @property
+    def going(self) -> dict[int, tuple[int, ...]]:
+        """The tokens so far of the samples in the slots, by the index of their request."""
+        return {s.index: tuple(s.tokens) for s in self._samples.values()}
 
     @property
     def is_empty(self) -> bool:

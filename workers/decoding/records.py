@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -115,6 +115,15 @@ class Completion:
     finish_reason: FinishReason
     trace: Trace | None = None
     error: DecodingError | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One token further. `finished`: the rows that ended with it; `going`: the tokens so far of
+    the others, by the index of their request."""
+
+    finished: Sequence[Completion]
+    going: Mapping[int, tuple[int, ...]]
 
 
 _INT_FIELDS = frozenset({"tokens", "unguided", "survivors"})

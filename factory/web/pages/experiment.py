@@ -12,11 +12,10 @@ from factory import datasets, experiments, jobs, models
 from factory.errors import NotFound
 from factory.spec import SweepSpec
 from factory.tables import Dataset, Job
-from factory.web import paging
 from factory.web.pages import choices
 from factory.web.pages.choices import Point
 from factory.web.pages.forms import Form, nested
-from factory.web.pages.frame import page, pages
+from factory.web.pages.frame import page, paged, pages
 from factory.web.pages.job import Row, rows_of
 from factory.web.pages.sweep_charts import Heatmap, Scatter, heatmap, scatter
 from factory.web.state import current
@@ -167,10 +166,9 @@ def _submit(session: Session, form: Form, spec: SweepSpec, body: dict[str, objec
 
 
 def _listed(session: Session, form: Form, *, status: int = 200) -> ResponseReturnValue:
-    cursor = request.args.get("cursor")
-    before = paging.decode(cursor) if cursor else None
-    found = jobs.list_page(session, kind="sweep", before=before, limit=PAGE + 1)
-    shown = found[:PAGE]
+    shown, older = paged(
+        lambda before, n: jobs.list_page(session, kind="sweep", before=before, limit=n), PAGE
+    )
     rows: list[tuple[Row, Point | None]] = [
         (row, choices.recommended(row.job)) for row in rows_of(session, shown)
     ]
@@ -181,7 +179,7 @@ def _listed(session: Session, form: Form, *, status: int = 200) -> ResponseRetur
         status=status,
         form=form,
         rows=rows,
-        older=paging.encode(shown[-1].id) if len(found) > PAGE else None,
+        older=older,
         tried=TRIED,
         dataset=named.get(form.values["dataset"]),
         datasets=list(named),

@@ -19,9 +19,19 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Likely:
+    """A token that could have come, and how likely it was among the plausible ones."""
+
+    shown: str
+    probability: float
+    drawn: bool  # it is the one that came
+
+
+@dataclass(frozen=True)
 class Token:
     """One token with its two effects. Log-probabilities are natural; an effect is what a term
-    added to the token's score: None when its stream was not run."""
+    added to the token's score: None when its stream was not run. `…_five`: the
+    likeliest tokens in its place, and itself where it is none of them; empty when not known."""
 
     shown: str
     expert_effect: float | None
@@ -36,6 +46,13 @@ class Token:
     unguided: str
     changed: bool
     survivors: int
+    guided_five: Sequence[Likely]
+    unguided_five: Sequence[Likely]
+
+
+def first_changed(tokens: Sequence[Token]) -> int:
+    """The place of the first token that guidance changed; 0 when it changed none."""
+    return next((place for place, token in enumerate(tokens) if token.changed), 0)
 
 
 def explained(tokens: Sequence[Mapping[str, Any]], guidance: Mapping[str, Any]) -> list[Token]:
@@ -77,7 +94,21 @@ def _token(
         unguided=_visible(token["unguided"]),
         changed=token["unguided"] != token["token"],
         survivors=token["survivors"],
+        guided_five=_likeliest(token, "guided"),
+        unguided_five=_likeliest(token, "unguided"),
     )
+
+
+def _likeliest(token: Mapping[str, Any], side: str) -> Sequence[Likely]:
+    """The likeliest tokens of a side; the one that came after them when it is none of them."""
+    found = token.get("likeliest")
+    if not found:
+        return ()
+    named = [(each["token"], each["log_probability"]) for each in found[side]]
+    came = found["drawn"][side]
+    if came is not None and token["token"] not in dict(named):
+        named.append((token["token"], came))
+    return [Likely(_visible(name), math.exp(p), name == token["token"]) for name, p in named]
 
 
 def _bar(effect: float | None, scale: float) -> Bar | None:

@@ -1,5 +1,7 @@
 """What every page shares: the blueprint, the frame around a page, and sign-in."""
 
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from factory import datasets, tokens
 from factory.errors import FieldError, Invalid, Unauthorized
-from factory.web import auth
+from factory.web import auth, paging
 from factory.web.pages import words
+from factory.web.paging import RowT
 
 pages = APIBlueprint("pages", __name__, enable_openapi=False)
 
@@ -65,6 +68,15 @@ def page(session: Session, template: str, *, status: int = 200, **values: Any) -
         dataset=shown.name if shown else None,
     )
     return render_template(template, frame=frame, **values), status
+
+
+def paged(
+    find: Callable[[uuid.UUID | None, int], Sequence[RowT]], size: int
+) -> tuple[Sequence[RowT], str | None]:
+    """The rows of the page that the address asks for, and the cursor of the next one. `find`
+    takes the id that they come after, and how many."""
+    cursor = request.args.get("cursor")
+    return paging.cut(find(paging.decode(cursor) if cursor else None, size + 1), size)
 
 
 @pages.before_request

@@ -12,10 +12,9 @@ from sqlalchemy.orm import Session
 
 from factory import datasets, jobs, samples
 from factory.tables import Dataset, Job, Sample, Shard
-from factory.web import paging
 from factory.web.pages import copies, curve, evaluation, words
 from factory.web.pages.evaluation import Evaluation
-from factory.web.pages.frame import page, pages
+from factory.web.pages.frame import page, paged, pages
 from factory.web.state import current
 
 PAGE = 25
@@ -100,7 +99,13 @@ def jobs_list() -> ResponseReturnValue:
     name = request.args.get("dataset") or None
     with current().db.transaction() as session:
         dataset = datasets.get(session, name) if name else None
-        found, older = _page_of(session, dataset, state)
+        dataset_id = dataset.id if dataset else None
+        found, older = paged(
+            lambda before, n: jobs.list_page(
+                session, dataset_id=dataset_id, state=state, before=before, limit=n
+            ),
+            PAGE,
+        )
         return page(
             session,
             "jobs/index.html",
@@ -147,21 +152,6 @@ def control_job(job_id: uuid.UUID, action: str) -> ResponseReturnValue:
         after = act(session, job_id)
         flash(f"The job is {words.plain(after.state)} now.", "good")
     return redirect(url_for("pages.job", job_id=job_id), 303)
-
-
-def _page_of(
-    session: Session, dataset: Dataset | None, state: str | None
-) -> tuple[Sequence[Job], str | None]:
-    cursor = request.args.get("cursor")
-    found = jobs.list_page(
-        session,
-        dataset_id=dataset.id if dataset else None,
-        state=state,
-        before=paging.decode(cursor) if cursor else None,
-        limit=PAGE + 1,
-    )
-    shown = found[:PAGE]
-    return shown, paging.encode(shown[-1].id) if len(found) > PAGE else None
 
 
 def _live(session: Session, job_id: uuid.UUID) -> Live:

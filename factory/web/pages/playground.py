@@ -38,11 +38,11 @@ SHOWN = frozenset(  # fields that the playground has itself; the others are carr
 
 @dataclass(frozen=True)
 class Cell:
-    """One text in parts; those that the other side lacks are marked."""
+    """One text in parts; those that the other side lacks are marked once both are whole."""
 
     parts: Sequence[Part]
     text: str
-    tokens: int
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Row:
     @property
     def same(self) -> bool:
         """Whether guidance changed nothing."""
-        return bool(self.unguided and self.guided and self.unguided.text == self.guided.text)
+        both = [cell for cell in (self.unguided, self.guided) if cell and cell.whole]
+        return len(both) == 2 and both[0].text == both[1].text
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Tried:
     rows: Sequence[Row]
     unguided: Figures
     guided: Figures
+    seen: int  # tokens of both sides so far: grows with whatever can be seen
 
     @property
     def going(self) -> bool:
@@ -86,7 +88,7 @@ class Tried:
 
     @property
     def made(self) -> int:
-        """Texts of both sides so far."""
+        """Whole texts of both sides so far."""
         return self.unguided.made + self.guided.made
 
 
@@ -121,10 +123,10 @@ def tried_out(request_id: uuid.UUID) -> ResponseReturnValue:
 
 @pages.get("/playground/<uuid:request_id>/samples")
 def tried_samples(request_id: uuid.UUID) -> ResponseReturnValue:
-    """The samples alone; 204 while none was added."""
+    """The samples alone; 204 while no token was added."""
     with current().db.transaction() as session:
         tried = _tried(_request(session, request_id))
-    if tried.going and request.args.get("seen", type=int) == tried.made:
+    if tried.going and request.args.get("seen", type=int) == tried.seen:
         return "", 204
     return render_template("jobs/_tried.html", tried=tried, samples=SAMPLES)
 
@@ -173,20 +175,27 @@ def _tried(asked: Request) -> Tried:
         Row(n + 1, _cell(unguided.get(n), guided.get(n)), _cell(guided.get(n), unguided.get(n)))
         for n in range(SAMPLES)
     ]
-    return Tried(asked, rows, _figures([*unguided.values()]), _figures([*guided.values()]))
+    seen = sum(row["tokens"] for side in (unguided, guided) for row in side.values())
+    return Tried(asked, rows, _figures([*unguided.values()]), _figures([*guided.values()]), seen)
 
 
 def _cell(row: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Cell | None:
     if row is None:
         return None
-    text = row["text"]
-    parts = texts.differences(text, other["text"]) if other else [Part(text, False)]
-    return Cell(parts, text, row["tokens"])
+    text, whole = row["text"], _is_whole(row)
+    both = other is not None and whole and _is_whole(other)
+    parts = texts.differences(text, other["text"]) if other and both else [Part(text, False)]
+    return Cell(parts, text, whole)
+
+
+def _is_whole(row: Mapping[str, Any]) -> bool:
+    return not row.get("partial")
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> Figures:
-    made = [row["text"] for row in rows]
-    surprises = [row["surprise"] for row in rows if row.get("surprise") is not None]
+    whole = [row for row in rows if _is_whole(row)]
+    made = [row["text"] for row in whole]
+    surprises = [row["surprise"] for row in whole if row.get("surprise") is not None]
     return Figures(
         made=len(made),
         distinct_2=texts.distinct(made, 2),

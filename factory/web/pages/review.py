@@ -15,10 +15,9 @@ from sqlalchemy.orm import Session
 from factory import datasets, negatives, outbox, pushes, reviews, samples, tallies
 from factory.errors import Conflict
 from factory.tables import Dataset, Sample
-from factory.web import paging
 from factory.web.inputs import validated
 from factory.web.pages import label_studio
-from factory.web.pages.frame import page, pages
+from factory.web.pages.frame import page, paged, pages
 from factory.web.pages.review_figures import figures
 from factory.web.state import current
 
@@ -28,7 +27,7 @@ SAID = {
     "none": "It is drawn as any other again.",
 }
 PAGE = 10
-WINDOW = 2000  # newest reviews that figures are made of
+WINDOW = 1000  # newest reviews that figures are made of
 NEGATIVES = 5  # newest rejected samples that are listed
 BACKLOG = 5  # samples to review that are listed
 
@@ -103,18 +102,16 @@ def _steered_away(session: Session, dataset: Dataset) -> Sequence[Negative]:
 def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
     if dataset is None:
         return page(session, "review.html", dataset=None)
-    cursor = request.args.get("cursor")
-    found = reviews.list_page(
-        session, dataset.id, before=paging.decode(cursor) if cursor else None, limit=PAGE + 1
+    shown, older = paged(
+        lambda before, n: reviews.list_page(session, dataset.id, before=before, limit=n), PAGE
     )
-    shown = found[:PAGE]
     settings = current().settings
-    counted = tallies.read(session, "review", [dataset.id])
+    counted = reviews.live(session, dataset.id)
     return page(
         session,
         "review.html",
         dataset=dataset,
-        stats=reviews.stats(session, dataset.id),
+        stats=reviews.stats(session, dataset.id, counted),
         latest=shown,
         texts=samples.by_ids(session, [row.sample_id for row in shown]),
         pushes=pushes.of_samples(session, [row.sample_id for row in shown]),
@@ -127,7 +124,7 @@ def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
         backlog=pushes.to_review(session, dataset.id, BACKLOG),
         away=_steered_away(session, dataset),
         retired=negatives.marked(session, dataset.id, "retired"),
-        older=paging.encode(shown[-1].id) if len(found) > PAGE else None,
+        older=older,
         connected=bool(settings.label_studio_url),
         project_url=label_studio.project_url(settings, dataset.label_studio_project),
     )

@@ -13,10 +13,10 @@ from factory import datasets, jobs, negatives, pushes, requests, reviews, sample
 from factory.errors import Conflict, NotFound
 from factory.tables import Dataset, Job, Request, Sample
 from factory.texts import Part
-from factory.web import paging, shapes, show
+from factory.web import shapes, show
 from factory.web.pages import label_studio, lineage, words
-from factory.web.pages.explanation import explained
-from factory.web.pages.frame import page, pages
+from factory.web.pages.explanation import Token, explained, first_changed
+from factory.web.pages.frame import page, paged, pages
 from factory.web.state import current
 
 PAGE = 30
@@ -219,20 +219,20 @@ def _job(session: Session, job_id: str | None) -> Job | None:
 
 
 def _page_of(session: Session, chosen: Filters) -> tuple[Sequence[Sample], str | None]:
-    cursor = request.args.get("cursor")
-    found = samples.list_page(
-        session,
-        chosen.dataset.id,
-        origin=chosen.origin,
-        states=(chosen.state,) if chosen.state else (),
-        job_id=chosen.job.id if chosen.job else None,
-        query=chosen.query or None,
-        reason=chosen.reason,
-        before=paging.decode(cursor) if cursor else None,
-        limit=PAGE + 1,
+    return paged(
+        lambda before, n: samples.list_page(
+            session,
+            chosen.dataset.id,
+            origin=chosen.origin,
+            states=(chosen.state,) if chosen.state else (),
+            job_id=chosen.job.id if chosen.job else None,
+            query=chosen.query or None,
+            reason=chosen.reason,
+            before=before,
+            limit=n,
+        ),
+        PAGE,
     )
-    shown = found[:PAGE]
-    return shown, paging.encode(shown[-1].id) if len(found) > PAGE else None
 
 
 def _provenance(session: Session, found: Sample) -> dict[str, Any] | None:
@@ -256,11 +256,12 @@ def _answer(session: Session, found: Sample, request_id: uuid.UUID) -> dict[str,
     asked = requests.get(session, request_id)
     if asked.payload.get("sample") != str(found.id):
         raise NotFound(f"There is no request {request_id} for this sample.")
-    return {"asked": asked, "tokens": _tokens(session, found, asked)}
+    tokens = _tokens(session, found, asked)
+    return {"asked": asked, "tokens": tokens, "first": first_changed(tokens)}
 
 
-def _tokens(session: Session, found: Sample, asked: Request) -> Any:
+def _tokens(session: Session, found: Sample, asked: Request) -> Sequence[Token]:
     if asked.kind != "explanation" or asked.result is None:
-        return None
+        return ()
     guidance = session.get_one(Job, found.job_id).spec["guidance"]
     return explained(asked.result["tokens"], guidance)

@@ -93,6 +93,31 @@
     if (range && moved.value !== "") range.value = moved.value;
   });
 
+  // ---- a token that is pointed at or reached shows what it was chosen among ----------------
+  const tokenOf = (event) => event.target.closest(".tokens summary");
+
+  function showToken(event) {
+    const token = tokenOf(event);
+    if (token) token.parentElement.open = true;
+  }
+
+  document.addEventListener("pointerover", showToken);
+  document.addEventListener("focusin", showToken);
+  document.addEventListener("click", (event) => {
+    if (!tokenOf(event)) return;
+    event.preventDefault(); // it is open already, and stays so
+    showToken(event);
+  });
+  document.addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const token = by && tokenOf(event);
+    if (!token) return;
+    event.preventDefault();
+    const all = [...document.querySelectorAll(".tokens summary")];
+    const next = all[all.indexOf(token) + by];
+    if (next) next.focus();
+  });
+
   // ---- say aloud what changed, rarely ---------------------------------------------------
   const voice = byId("announce");
   document.addEventListener("htmx:afterSettle", () => {

@@ -122,6 +122,11 @@ def hostile(db: Database) -> dict[str, str]:
         explained = {
             "token": text, "token_id": 1, "expert": -0.1, "base": -1.0, "negative": -2.0,
             "center": None, "score": -0.2, "unguided": HOSTILE[0], "survivors": 3,
+            "likeliest": {
+                "guided": [{"token": text, "log_probability": -0.1}],
+                "unguided": [{"token": each, "log_probability": -1.0} for each in HOSTILE],
+                "drawn": {"guided": -0.1, "unguided": -3.0},
+            },
         }  # fmt: skip
         explanation = requests.create(session, "explanation", {"sample": str(made[0])})
         requests.answer(session, explanation, {"tokens": [explained]})

@@ -57,13 +57,39 @@ def test_samples_appear_as_they_come_and_differences_are_marked(
     first = visitor.get(path).text
     assert "a red fox" in Html(first).text
     assert "1 of 16 are made" in first
-    assert visitor.get(f"{path}?seen=1").status_code == 204
+    assert visitor.get(f"{path}?seen=2").status_code == 204
     answered(db, asked, {"unguided": rows("a red fox", "b"), "guided": rows("a blue fox", "b")})
-    done = visitor.get(f"{path}?seen=1").text
+    done = visitor.get(f"{path}?seen=2").text
     assert "<mark>blue</mark>" in done
     assert "<mark>red</mark>" in done
     assert "1 of 8 came out the same" in done
     assert "hx-trigger" not in done
+
+
+def test_texts_grow_token_by_token(
+    visitor: Visitor, db: Database, dataset: str, model: str
+) -> None:
+    """What is not whole is shown as it is: not compared, not counted, and asked for again."""
+    asked = tried(visitor, db, dataset=dataset, model=model)
+    path = f"/playground/{asked.id}/samples"
+
+    def noted(guided: str, tokens: int) -> None:
+        growing = {"ordinal": 0, "seed": 0, "text": guided, "tokens": tokens, "partial": True}
+        with db.transaction() as session:
+            requests.note(session, asked.id, {"unguided": rows("a red fox"), "guided": [growing]})
+
+    noted("a", 1)
+    page = Html(visitor.get(path).text)
+    assert "1 of 16 are made" in page.text
+    assert "not whole yet" in page.text
+    assert "<mark>" not in visitor.get(path).text
+    asks = str(page.by_id("tried")["hx-get"])
+    assert visitor.get(asks).status_code == 204
+    noted("a blue", 2)
+    assert "a blue" in visitor.get(asks).text
+    shared = Html(visitor.get(f"/playground/{asked.id}").text)
+    assert "a blue" in shared.text
+    assert ("noscript", {}) in shared.tags
 
 
 def test_what_is_liked_is_submitted(

@@ -134,6 +134,32 @@ def test_an_explanation_gives_each_token_its_streams(
 
 
 @pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("audit", [0, 1])
+def test_an_explanation_names_the_likeliest_tokens_with_and_without_guidance(
+    floor: Floor, gpu: GpuWorker, stored: bool, audit: int
+) -> None:
+    spec = STEERED | ({"guidance": {"gamma": 0.0, "eta": 0.5}} if audit else {})
+    spec |= {"sampling": {"temperature": 0}}  # so that the likeliest is the one that is drawn
+    sample = made(floor, gpu, 1, audit=audit, trace=stored, **spec)[0]
+    told = answer(floor, gpu, "explanation", sample=str(sample.id))["tokens"]
+    assert told
+    for token in told:
+        found = token["likeliest"]
+        assert found["guided"][0]["token"] == token["token"]
+        assert found["unguided"][0]["token"] == token["unguided"]
+        assert found["drawn"]["guided"] == pytest.approx(
+            found["guided"][0]["log_probability"], abs=1e-3
+        )
+        for side in ("guided", "unguided"):
+            named = [each["log_probability"] for each in found[side]]
+            assert len(named) == min(5, token["survivors"])
+            assert named == sorted(named, reverse=True)
+            assert sum(map(math.exp, named)) <= 1.001
+        if audit:
+            assert found["guided"] == found["unguided"]
+
+
+@pytest.mark.parametrize("stored", [True, False])
 def test_streams_that_were_not_run_are_null(floor: Floor, gpu: GpuWorker, stored: bool) -> None:
     """An audit row has no negatives; γ = 0 needs no base; nothing rejected: no centre."""
     spec = {**STEERED, "guidance": {"gamma": 0.0, "eta": 0.5}}
@@ -176,7 +202,7 @@ def test_a_preview_shows_what_is_made_so_far(
     add_real(floor)
     spec = {"kind": "generate", "dataset": floor.dataset.name, "model": floor.model.name}
     spec |= {"count": 3, "seed": 5, "sampling": {"max_new_tokens": 8}, **STEERED}
-    seen: list[tuple[int, int]] = []
+    seen: list[dict[str, Any]] = []
     note = gpu.desk._note
 
     def watched(request_id: uuid.UUID, partial: dict[str, Any]) -> None:
@@ -184,13 +210,23 @@ def test_a_preview_shows_what_is_made_so_far(
         with floor.database.transaction() as session:
             so_far = session.get_one(Request, request_id)
             assert so_far.done_at is None
-            seen.append(tuple(len((so_far.result or {})[s]) for s in ("unguided", "guided")))
+            seen.append(so_far.result or {})
 
     monkeypatch.setattr(interactive, "NOTE_SECONDS", 0)
     monkeypatch.setattr(gpu.desk, "_note", watched)
     shown = answer(floor, gpu, "preview", spec=spec)
-    assert [sum(counts) for counts in seen] == [1, 2, 3, 4, 5, 6]
-    assert (1, 1) in seen
+    lengths = [[[row["tokens"] for row in told[side]] for side in shown] for told in seen]
+    assert lengths[0] == [[1, 1, 1], [1, 1, 1]]  # after the first token, of both sides
+    totals = [sum(map(sum, sides)) for sides in lengths]
+    assert totals == sorted(totals)
+    for told in seen:
+        for side, rows in told.items():
+            whole = {row["ordinal"]: row["text"] for row in shown[side]}
+            assert all(whole[row["ordinal"]].startswith(row["text"]) for row in rows)
+            assert [row for row in rows if not row.get("partial")] == [
+                row for row in shown[side] if row in rows
+            ]
+    assert not any(row.get("partial") for rows in shown.values() for row in rows)
     assert [row["ordinal"] for row in shown["guided"]] == [0, 1, 2]
     assert all(row["surprise"] > 0 for side in shown.values() for row in side)
 

@@ -420,3 +420,36 @@ def test_a_decoder_can_run_again_and_twice_at_once(pairs: Pairs) -> None:
     assert sorted((a.index, a.token_ids) for a, _ in interleaved) == first
     assert sorted((b.index, b.token_ids) for _, b in interleaved) == first
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_sample_is_followed_along_its_own_tokens(kind: str, pairs: Pairs) -> None:
+    """What each token was chosen among is what its trace says, whatever else was likelier."""
+    guidance, sampling = Guidance(gamma=0.3, eta=0.5, nucleus=0.8), Sampling(max_new_tokens=8)
+    decoder = SteerDecoder(pairs("llama", kind), guidance, sampling, slots=1, trace=True)
+    wanted = mixed_requests(4)
+    for completion in decoder.run(wanted):
+        trace, ids = completion.trace, completion.token_ids
+        assert trace is not None
+        among = list(decoder.along(wanted[completion.index], ids))
+        assert [int(step.keep.sum()) for step in among] == trace.survivors.tolist()
+        for name, column in (("scores", trace.scores), ("expert", trace.expert)):
+            rows = [getattr(step, name)[0] for step in among]
+            assert [float(row[i]) for row, i in zip(rows, ids, strict=True)] == pytest.approx(
+                column.tolist(), abs=1e-4
+            )
+
+
+def test_rows_are_seen_as_they_grow(pairs: Pairs) -> None:
+    """Each step adds a token to each row that goes on; a row that has ended is seen no more."""
+    decoder = SteerDecoder(pairs("llama", "lora"), Guidance(), Sampling(max_new_tokens=8), slots=2)
+    wanted = mixed_requests(5)
+    whole = {c.index: c.token_ids for c in decoder.run(wanted)}
+    before: dict[int, tuple[int, ...]] = {}
+    for step in decoder.steps(wanted):
+        ended = {completion.index for completion in step.finished}
+        assert not ended & set(step.going)
+        assert len(step.going) <= 2
+        for index, tokens in step.going.items():
+            assert tokens == whole[index][: len(before.get(index, ())) + 1]
+        before = dict(step.going)

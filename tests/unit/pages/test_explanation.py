@@ -1,10 +1,11 @@
 """Bars of an explanation: what γ and η did to each token."""
 
+import math
 from typing import Any
 
 import pytest
 
-from factory.web.pages.explanation import HEIGHT, explained
+from factory.web.pages.explanation import HEIGHT, explained, first_changed
 
 GUIDANCE = {"rule": "steer", "gamma": 0.5, "eta": 0.4}
 AXIS = HEIGHT / 2
@@ -73,3 +74,44 @@ def test_a_token_that_guidance_changed_is_marked() -> None:
 def test_blank_tokens_can_be_seen(piece: str, shown: str) -> None:
     [token_] = explained([token(token=piece)], GUIDANCE)
     assert token_.shown == shown
+
+
+LIKELIEST = {
+    "guided": [
+        {"token": " growth", "log_probability": math.log(0.6)},
+        {"token": "\n", "log_probability": math.log(0.4)},
+    ],
+    "unguided": [{"token": " decay", "log_probability": math.log(0.9)}],
+    "drawn": {"guided": math.log(0.6), "unguided": math.log(0.01)},
+}
+
+
+def test_the_likeliest_are_named_with_the_token_that_came_among_them() -> None:
+    [shown] = explained([token(likeliest=LIKELIEST)], GUIDANCE)
+    assert [(each.shown, each.drawn) for each in shown.guided_five] == [
+        (" growth", True),
+        ("⏎", False),
+    ]
+    assert [each.probability for each in shown.guided_five] == pytest.approx([0.6, 0.4])
+    assert [(each.shown, each.drawn) for each in shown.unguided_five] == [
+        (" decay", False),
+        (" growth", True),
+    ]
+    assert shown.unguided_five[1].probability == pytest.approx(0.01)
+
+
+def test_a_token_that_would_not_be_plausible_now_is_not_listed() -> None:
+    gone = LIKELIEST | {"guided": LIKELIEST["guided"][1:], "drawn": {"guided": None, "unguided": 0}}
+    [shown] = explained([token(likeliest=gone)], GUIDANCE)
+    assert [each.drawn for each in shown.guided_five] == [False]
+
+
+def test_an_explanation_of_before_names_none() -> None:
+    [shown] = explained([token()], GUIDANCE)
+    assert (shown.guided_five, shown.unguided_five) == ((), ())
+
+
+def test_the_first_token_that_guidance_changed_is_shown_first() -> None:
+    same, other = token(), token(unguided=" decay")
+    assert first_changed(explained([same, other, other], GUIDANCE)) == 1
+    assert first_changed(explained([same], GUIDANCE)) == 0
