@@ -18,7 +18,7 @@ Pool = Literal["real", "stored"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-def _as_tuple(value: object) -> object:
+def as_tuple(value: object) -> object:
     """JSON has lists only; strict validation takes no list for a tuple."""
     return tuple(value) if isinstance(value, list) else value
 
@@ -36,7 +36,7 @@ class Gates(_Part):
     nearness: Share | None = Field(
         None, description="Cosine to the nearest other text at which it is a near-copy"
     )
-    against: Annotated[tuple[Pool, ...], BeforeValidator(_as_tuple)] = Field(
+    against: Annotated[tuple[Pool, ...], BeforeValidator(as_tuple)] = Field(
         ("real", "stored"), description="Which other texts: real samples, samples made before"
     )
     min_characters: int | None = Field(None, ge=0, le=100_000)

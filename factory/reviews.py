@@ -323,19 +323,27 @@ def of_sample(session: Session, sample_id: uuid.UUID) -> Sequence[Review]:
     return session.scalars(statement.order_by(Review.updated_at.desc())).all()
 
 
-def stats(session: Session, dataset_id: uuid.UUID) -> dict[str, Any]:
-    """Counts of pushes, verdicts and reasons of a dataset."""
-    live = tallies.read(session, "review", [dataset_id])
+def live(session: Session, dataset_id: uuid.UUID) -> Sequence[Counted]:
+    """How many live reviews a dataset has, by their facts (see `tallies`)."""
+    return tallies.read(session, "review", [dataset_id])
+
+
+def stats(
+    session: Session, dataset_id: uuid.UUID, counted: Sequence[Counted] | None = None
+) -> dict[str, Any]:
+    """Counts of pushes, verdicts and reasons of a dataset. `counted`: its live reviews, where they
+    are at hand."""
+    counted = live(session, dataset_id) if counted is None else counted
     pushes = tallies.by(tallies.read(session, "push", [dataset_id]), "pushed")
     states = tallies.by(_synthetic(session, dataset_id), "state")
     reasons: Counter[str] = Counter()
-    for each in live:
+    for each in counted:
         reasons.update(dict.fromkeys(each.facts["reasons"], each.number))
     return {
         "waiting": pushes.get(False, 0),
         "pushed": pushes.get(True, 0),
         "reviewed": sum(states.get(state, 0) for state in STATE_OF.values()),
-        "verdicts": dict.fromkeys(VERDICTS, 0) | tallies.by(live, "verdict"),
+        "verdicts": dict.fromkeys(VERDICTS, 0) | tallies.by(counted, "verdict"),
         "reasons": dict.fromkeys(REASONS, 0) | reasons,
     }
 

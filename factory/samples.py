@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import CompoundSelect, exists, func, select, text, update
+from sqlalchemy import Select, Subquery, exists, func, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import InstrumentedAttribute, Session, undefer
+from sqlalchemy.orm import Session, aliased, undefer
 
 from factory import outbox, tallies
 from factory.errors import Conflict, Invalid, NotFound
@@ -119,13 +119,10 @@ def list_page(
     one that a live review gives, or why the sample was filtered out. `near_copy`: only those that
     are marked as one, or only the others.
     """
-    id_: InstrumentedAttribute[uuid.UUID] = NearCopy.sample_id if near_copy else Sample.id
     statement = select(Sample).where(Sample.dataset_id == dataset_id)
-    if near_copy:  # read by the marks, in their order
-        statement = statement.join(NearCopy, NearCopy.sample_id == Sample.id)
-        statement = statement.where(NearCopy.dataset_id == dataset_id)
-    elif near_copy is False:
-        statement = statement.where(~exists().where(NearCopy.sample_id == Sample.id))
+    marked = exists().where(NearCopy.sample_id == Sample.id)
+    if near_copy is not None:
+        statement = statement.where(marked if near_copy else ~marked)
     if origin is not None:
         statement = statement.where(Sample.origin == origin)
     if states:
@@ -135,20 +132,40 @@ def list_page(
     if query:
         words = func.websearch_to_tsquery("simple", query)
         statement = statement.where(Sample.search.bool_op("@@")(words))
-    if reason is not None:
-        statement = statement.where(Sample.id.in_(_with_reason(dataset_id, reason)))
     if before is not None:
-        statement = statement.where(id_ < before)
-    return session.scalars(statement.order_by(id_.desc()).limit(limit)).all()
+        statement = statement.where(Sample.id < before)
+    if reason is not None:
+        statement = _of_these(statement, _with_reason(dataset_id, reason))
+    elif near_copy:
+        statement = _of_these(statement, _near_copies_before(dataset_id, before))
+    else:
+        statement = statement.order_by(Sample.id.desc())
+    return session.scalars(statement.limit(limit)).all()
 
 
-def _with_reason(dataset_id: uuid.UUID, reason: str) -> CompoundSelect[uuid.UUID]:
+def _of_these(statement: Select[Sample], ids: Subquery) -> Select[Sample]:
+    """The statement's samples among these, in their order. Looked up one by one (which OFFSET 0
+    has Postgres do), so that a page of them costs a page of look-ups."""
+    one = aliased(Sample, statement.where(Sample.id == ids.c.sample_id).offset(0).lateral())
+    return select(one).select_from(ids).join(one, true()).order_by(ids.c.sample_id.desc())
+
+
+def _with_reason(dataset_id: uuid.UUID, reason: str) -> Subquery:
     """Ids of samples for which a live review gives this reason, and of the dataset's samples that
-    were filtered out for it: each half has an index of its own."""
+    were filtered out for it, newest first: each half has an index of its own."""
     given = Review.reasons.contains([reason]), Review.deleted_at.is_(None)
     filtered = Sample.dataset_id == dataset_id, Sample.filter_reason == reason
-    reviewed = select(Review.sample_id).where(*given)
-    return reviewed.union_all(select(Sample.id).where(*filtered))
+    every = select(Review.sample_id).where(*given).union(select(Sample.id).where(*filtered))
+    ids = every.subquery()
+    return select(ids.c.sample_id).order_by(ids.c.sample_id.desc()).offset(0).subquery()
+
+
+def _near_copies_before(dataset_id: uuid.UUID, before: uuid.UUID | None) -> Subquery:
+    """Ids of the dataset's near-copies, newest first."""
+    ids = select(NearCopy.sample_id).where(NearCopy.dataset_id == dataset_id)
+    if before is not None:
+        ids = ids.where(NearCopy.sample_id < before)
+    return ids.order_by(NearCopy.sample_id.desc()).offset(0).subquery()
 
 
 def chosen(
@@ -235,6 +252,7 @@ def provenance(session: Session, sample_id: uuid.UUID) -> dict[str, Any]:
         "center": _documents(links, "center"),
         "audit": sample.audit,
         **attempt.environment,
+        **({} if links else {"kv": "joint"}),
         "levers": levers_of(sample, attempt) or [],
         "worker": attempt.worker,
         "finish_reason": sample.finish_reason,

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(
         900, gt=0, description="A worker that makes no step of its work for so long is ended"
     )
+    stop_seconds: float = Field(
+        20, gt=0, description="A worker that was told to stop and still runs is ended after this"
+    )
     commit_batch: int = Field(8, ge=1, le=1000, description="Samples in one commit")
     shard_attempts: int = Field(3, ge=1, description="Attempts before a shard is dead")
     outbox_retry_seconds: float = Field(30, gt=0, description="Wake-ups are sent again after this")

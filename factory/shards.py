@@ -23,6 +23,7 @@ from factory.ids import new_id
 from factory.tables import Attempt, Failure, Job, Outbox, Sample, Shard
 
 LEASE = (Shard.id, Shard.job_id, Shard.start, Shard.stop, Shard.fence)
+BEGUN = 16  # shards that a worker looks at before it takes a new one
 UNHEARD = "was not heard of before its lease ran out."
 CUT_OFF = "was cut off from the database, and its lease ran out."
 
@@ -43,12 +44,12 @@ def fence(session: Session, shard_id: uuid.UUID) -> int:
     return session.scalar(select(Shard.fence).where(Shard.id == shard_id)) or 0
 
 
-def begun(session: Session, task: str) -> uuid.UUID | None:
-    """A shard for this task that lost its worker or was handed back: it goes before those that
-    nobody has begun. The one that was freed first; None when there is none."""
+def begun(session: Session, task: str) -> Sequence[uuid.UUID]:
+    """Shards for this task that lost their worker or were handed back, the oldest first, at most
+    BEGUN: they go before those that nobody has begun."""
     owed = exists().where(Outbox.task == task, Outbox.key == Shard.id)
     waiting = Shard.state == "pending", Shard.fence > 0, owed, _may_run()
-    return session.scalar(select(Shard.id).where(*waiting).order_by(Shard.id).limit(1))
+    return session.scalars(select(Shard.id).where(*waiting).order_by(Shard.id).limit(BEGUN)).all()
 
 
 def claim(
@@ -195,6 +196,16 @@ def free(session: Session, workers: Sequence[str], attempts: int) -> Sequence[uu
     return _free(session, held.with_for_update(), "ended before it was done.", attempts)
 
 
+def take_back(session: Session, workers: Sequence[str]) -> int:
+    """Have what these workers hold done by others, which counts as no crash: they are told to stop
+    and do not hand it back themselves. Returns how many shards that were."""
+    held = select(Shard).where(Shard.state == "leased", Shard.worker.in_(workers))
+    shards = session.scalars(held.with_for_update()).all()
+    for shard in shards:
+        hand_back(session, _lease_of(shard))
+    return len(shards)
+
+
 def seconds_to_expiry(session: Session) -> float | None:
     """Until the first lease runs out, when it is not renewed; None when no shard is held."""
     left = func.extract("epoch", func.min(Shard.lease_until) - func.clock_timestamp())
@@ -215,10 +226,13 @@ def reap(session: Session, attempts: int) -> Sequence[uuid.UUID]:
 def _free(session: Session, which: Select[Shard], why: str, attempts: int) -> Sequence[uuid.UUID]:
     jobs: set[uuid.UUID] = set()
     for shard in session.scalars(which):
-        lease = Lease(shard.id, shard.job_id, shard.start, shard.stop, shard.fence)
-        crash(session, lease, f"Worker {shard.worker} {why}", attempts)
+        crash(session, _lease_of(shard), f"Worker {shard.worker} {why}", attempts)
         jobs.add(shard.job_id)
     return sorted(jobs)
+
+
+def _lease_of(shard: Shard) -> Lease:
+    return Lease(shard.id, shard.job_id, shard.start, shard.stop, shard.fence)
 
 
 def _may_run() -> ColumnElement[bool]:

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from factory import guidance as g
 from factory import search
-from factory.feedback import Feedback
+from factory.feedback import Feedback, as_tuple
 from factory.metrics import NAMES, MetricName
 
 DEMO_BASE = "demo"  # a base that is trained first, not loaded from a folder
@@ -85,11 +85,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 
 
-def _as_tuple(value: object) -> object:
-    """JSON has lists only; strict validation takes no list for a tuple."""
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _as_uuid(value: object) -> object:
     """JSON has texts only; strict validation takes no text for an id."""
     return uuid.UUID(value) if isinstance(value, str) else value
@@ -135,7 +130,7 @@ class SamplingSpec(_Spec):
     min_p: Share = 0.0
     typical_p: Mass = 1.0
     max_new_tokens: int = Field(80, ge=g.NEW_TOKENS_BOUNDS[0], le=g.NEW_TOKENS_BOUNDS[1])
-    stop: Annotated[tuple[StopString, ...], BeforeValidator(_as_tuple)] = Field(
+    stop: Annotated[tuple[StopString, ...], BeforeValidator(as_tuple)] = Field(
         ("\n",), max_length=8, description="A text ends before the first of these"
     )
 
@@ -151,6 +146,9 @@ class SamplingSpec(_Spec):
         )
 
 
+Kv = Literal["joint", "concatenated"]
+
+
 class NegativesSpec(_Spec):
     """Which existing samples to steer away from."""
 
@@ -161,6 +159,11 @@ class NegativesSpec(_Spec):
     )
     center: bool = Field(True, description="Take away only what is particular to rejected ones")
     group: int = Field(8, ge=1, le=1024, description="Samples that share one set of negatives")
+    kv: Kv = Field(
+        "joint",
+        description="How documents of a context are run: as one text, or apart from each other "
+        "and kept for other samples, which is faster where few samples share their negatives",
+    )
 
 
 class ReviewSpec(_Spec):
@@ -229,10 +232,10 @@ class EvaluateSpec(_Spec):
         None, description="Only samples of this generate job"
     )
     origin: Literal["synthetic", "corrected"] = "synthetic"
-    states: Annotated[tuple[SampleState, ...], BeforeValidator(_as_tuple)] = Field(
+    states: Annotated[tuple[SampleState, ...], BeforeValidator(as_tuple)] = Field(
         (), description="Only samples in these states; none named: in any"
     )
-    metrics: Annotated[tuple[MetricName, ...], BeforeValidator(_as_tuple)] = Field(
+    metrics: Annotated[tuple[MetricName, ...], BeforeValidator(as_tuple)] = Field(
         NAMES, min_length=1, max_length=len(NAMES), description="What to measure; default: all"
     )
     limit: int = Field(

@@ -48,7 +48,8 @@ class CpuWorker:
         """Work on the shard of an evaluate job or a sweep."""
         with self._reported("run_shard", shard=str(shard_id)):
             settings, database = self.worker.settings, self.worker.database
-            Evaluator(settings, database, embedder=self._embedding_model).run_shard(shard_id)
+            shutdown, embedder = self.worker.shutdown, self._embedding_model
+            Evaluator(settings, database, shutdown, embedder=embedder).run_shard(shard_id)
 
     def draw_map(self, dataset_id: uuid.UUID) -> None:
         """Draw the dataset's map."""
@@ -110,7 +111,7 @@ class CpuWorker:
         """
         if self._is_handled(event_id):
             return
-        while self._any_event():
+        while not self.worker.shutdown.is_set() and self._any_event():
             with self.worker.database.only_one(outbox.HANDLE_EVENT) as mine:
                 if not mine:
                     return
@@ -148,7 +149,7 @@ class CpuWorker:
         here or by the worker that its message wakes.
         """
         database = self.worker.database
-        while self._owed(task, key) is not None:
+        while not self.worker.shutdown.is_set() and self._owed(task, key) is not None:
             with database.only_one(f"{task}/{key}") as mine:
                 version = self._owed(task, key)
                 if not mine or version is None:
@@ -192,7 +193,7 @@ class CpuWorker:
             return self._client
 
 
-worker = process.start()
+worker = process.start(Evaluator.kind)
 worker.before_start(embedding.check)
 worker.watch_consumption(
     outbox.MEASURE,
@@ -212,7 +213,7 @@ def embed(dataset_id: str) -> None:
     cpu.embed(uuid.UUID(dataset_id))
 
 
-@worker.shard_task(outbox.MEASURE, Evaluator.kind)
+@worker.shard_task(outbox.MEASURE)
 def run_shard(shard_id: str) -> None:
     """Measure samples."""
     cpu.run_shard(uuid.UUID(shard_id))

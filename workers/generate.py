@@ -18,10 +18,12 @@ from factory.samples import Failed, Made, MadeBy
 from factory.settings import Settings
 from factory.spec import GenerateSpec, is_audit, row_seed
 from workers import layout
-from workers.decoding import Completion, HeadTerm, Request, RoleName, SteerDecoder, most_slots, plan
+from workers.decoding import Completion, DocumentCache, Request, RoleName, SteerDecoder
 from workers.layout import Context, Layout
 from workers.leases import Hold
 from workers.levers.acting import Acting
+from workers.levers.verdict import HeadTerm
+from workers.memory import most_slots, plan
 from workers.pairs import LoadedPair
 
 FLUSH_SECONDS = 2.0  # a finished text is never unstored for longer while others go on
@@ -95,10 +97,16 @@ class Composer:
             lengths["center"] = (away, chosen.group)
         return lengths
 
+    @property
+    def documents(self) -> DocumentCache | None:
+        """Where documents that are run apart are kept; None: contexts are run joint."""
+        return self.pair.documents if self.spec.negatives.kv == "concatenated" else None
+
     def slots(self, free: int) -> int:
         """How many rows fit side by side into `free` bytes; never more than a shard has."""
         guidance, sampling = self.spec.guidance.build(), self.spec.sampling.build()
         fitting = plan(self.pair.models, guidance, sampling, self.lengths())
+        free -= self.documents.budget if self.documents is not None else 0
         return fitting.slots(free, min(most_slots(self.pair.models.device), self.spec.shard_size))
 
     def text(self, token_ids: Sequence[int]) -> str:
@@ -119,6 +127,7 @@ class Composer:
             trace=trace,
             should_stop=at_stop if watch is None else _watched(at_stop, watch),
             head=self.head,
+            documents=self.documents,
         )
 
     def _context(self, documents: Sequence[Document]) -> Context:

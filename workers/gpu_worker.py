@@ -28,7 +28,6 @@ OUT_OF_MEMORY = (
     "fewer negatives, or a smaller sampling.max_new_tokens."
 )
 logger = log.get(__name__)
-KV = "joint"  # negatives are encoded together, in one context
 
 
 @dataclass
@@ -92,7 +91,8 @@ class GpuWorker(ShardWorker):
         starting = hold.lease.start == 0
         acting = self.bench.ready(job.dataset_id, spec, pair, job_id=job.id, starting=starting)
         levers = {"levers": list(acting.uses)}
-        attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": KV, **made_on, **levers})
+        kv = Composer(spec, pair).decoder(slots, trace=False).kv
+        attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": kv, **made_on, **levers})
         by = MadeBy(job.dataset_id, job.id, hold.lease.shard_id, attempt_id, spec.label)
         try:
             ShardRun(self.database, self.settings, hold, spec, pair, by, slots, acting).run()

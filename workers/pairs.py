@@ -20,7 +20,7 @@ from factory.errors import ModelError
 from factory.models import Digests, record_digests
 from factory.settings import Settings
 from factory.tables import ModelPair as PairRow
-from workers.decoding import ModelPair
+from workers.decoding import DocumentCache, ModelPair
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "numpy")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -36,6 +36,7 @@ class LoadedPair:
     models: ModelPair
     tokenizer: PreTrainedTokenizerBase
     digests: Digests
+    documents: DocumentCache = field(default_factory=DocumentCache)
 
     @cached_property
     def pieces(self) -> list[str]:
@@ -86,6 +87,7 @@ class PairCache:
         """Give back what a run that came to an end had taken from the device."""
         if self._last is not None:
             self._last.models.idle.clear()
+            self._last.documents.clear()
         if torch.cuda.is_available():
             gc.collect()
             torch.cuda.empty_cache()

@@ -15,9 +15,9 @@ from factory.db import Database
 from factory.errors import Invalid
 from factory.spec import ProbeSpec
 from factory.tables import Dataset, Job
-from workers.decoding.scoring import Scored, text_log_probs
 from workers.layout import Layout
 from workers.leases import Hold
+from workers.metrics.likelihood import Scored, text_log_probs
 from workers.metrics.measure import Array, bootstrap, measured, unknown
 from workers.pairs import LoadedPair
 from workers.training.neighbours import by_words

@@ -12,6 +12,8 @@ from factory.cli import datasets, jobs, models, output, processes, reviews, samp
 from factory.cli.command import FAILED, INTERRUPTED, USAGE, Group, Wanted, exit_code
 from factory.errors import FactoryError, FieldError, Invalid
 
+THIS_MACHINE = ("127.0.0.1", "localhost")
+
 
 @click.group(
     cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -38,7 +40,16 @@ for _command in (
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code (see `factory.cli.command`)."""
+    _reach_this_machine_directly()
     sys.exit(run(args))
+
+
+def _reach_this_machine_directly() -> None:
+    """Whatever proxy the environment names, for this process and all it starts: a factory on this
+    machine talks to itself, which no proxy elsewhere can pass on."""
+    beyond = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    every = ",".join(filter(None, (beyond, *THIS_MACHINE)))
+    os.environ.update(no_proxy=every, NO_PROXY=every)
 
 
 def run(args: Sequence[str] | None = None) -> int:

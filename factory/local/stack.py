@@ -34,6 +34,7 @@ STOPPING = (
     (("redis",), 1.5),
     (("postgres",), 3.0),
 )
+WORKERS_STOP = 4.0  # seconds: in them they hand back what they hold, before they are killed
 
 _log = log.get(__name__)
 
@@ -291,6 +292,7 @@ class Stack:
             "FACTORY_PORT": str(self._ports.web),
             "FACTORY_URL": addresses.url,
             "FACTORY_TOKEN": addresses.token,
+            "FACTORY_STOP_SECONDS": str(min(given.stop_seconds, WORKERS_STOP)),
             "PYTHONUNBUFFERED": "1",
             # Each worker is one process of several on this machine: one thread unless told.
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

@@ -1,11 +1,12 @@
-"""What a newcomer does with the dashboard, on a whole factory with a real Label Studio: the first
-login, the first job, one sample and its tokens, a rejection over there, the next job steered."""
+"""What people do with the dashboard, on a whole factory with a real Label Studio: from the first
+login over the first job, one sample and its tokens, and a rejection over there to the next job
+steered; a job cancelled; a sample pinned and retired; a sweep and its settings in use."""
 
 import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from factory.local import label_studio
 from factory.local.demo.grammar import PROMPT
@@ -26,8 +27,19 @@ def page(running_factory: RunningFactory) -> Iterator[Page]:
         )
         context = browser.new_context(base_url=running_factory.addresses["url"])
         context.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         yield context.new_page()
         browser.close()
+
+
+@pytest.fixture
+def signed_in(running_factory: RunningFactory, demo: Demo, page: Page) -> Page:
+    """A page of someone who has signed in where the demo has run."""
+    page.goto("/")
+    page.get_by_label("Token").fill(running_factory.addresses["token"])
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("link", name="New job").first).to_be_visible()
+    return page
 
 
 def test_from_the_first_login_to_a_job_that_is_steered_by_a_rejection(
@@ -36,7 +48,6 @@ def test_from_the_first_login_to_a_job_that_is_steered_by_a_rejection(
     demo: Demo,
     page: Page,
 ) -> None:
-    expect.set_options(timeout=PATIENCE)
     page.goto("/")
     page.get_by_label("Token").fill(running_factory.addresses["token"])
     page.get_by_role("button", name="Sign in").click()
@@ -54,7 +65,7 @@ def test_from_the_first_login_to_a_job_that_is_steered_by_a_rejection(
 
     page.goto(f"/jobs/new?dataset={DATASET}&model=demo")
     submitted(page, "8")
-    page.locator("#newest").locator("xpath=../..").locator("[data-open]").first.click()
+    newest(page).click()
     page.get_by_role("button", name="Show what moved each token").click()
     expect(page.locator(".tokens li").first).to_be_visible()
     page.get_by_role("button", name="Replay").click()
@@ -71,17 +82,95 @@ def test_from_the_first_login_to_a_job_that_is_steered_by_a_rejection(
     page.locator("[id='negatives.sources.synthetic']").fill("0")
     page.locator("[id='audit']").fill("0")
     submitted(page, "4")
-    page.locator("#newest").locator("xpath=../..").locator("[data-open]").first.click()
+    newest(page).click()
+    expect(away_from(page, sample)).to_contain_text(text)
+
+
+def test_a_running_job_is_cancelled_and_keeps_what_it_made(signed_in: Page) -> None:
+    page = signed_in
+    page.goto("/jobs/new?dataset=hypotheses&model=demo")
+    started(page, "3000")
+    expect(newest(page)).to_be_visible()
+    page.get_by_text("■ Cancel").click()
+    page.get_by_role("button", name="Cancel this job").click()
+    expect(page.get_by_text("The job is cancelled now.")).to_be_visible()
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+    newest(page).click()
+    expect(page.get_by_role("heading", name="How it was made")).to_be_visible()
+
+    page.goto("/jobs/new?dataset=hypotheses&model=demo")
+    submitted(page, "4")
+
+
+def test_a_pinned_sample_steers_each_next_one_until_it_is_retired(signed_in: Page) -> None:
+    page = signed_in
+    page.goto("/datasets/new")
+    page.get_by_label("Name").fill("pins")
+    page.get_by_label("Prompt").fill(PROMPT)
+    page.get_by_role("button", name="Create the dataset").click()
+    page.goto("/jobs/new?dataset=pins&model=demo")
+    submitted(page, "4")
+    newest(page).click()
+    page.get_by_role("button", name="Pin", exact=True).click()
+    expect(page.get_by_text("Pinned: every further sample").first).to_be_visible()
+    pinned = re.sub(r"[?#].*", "", page.url)
+
+    assert is_steered_from(page, pinned)
+    page.goto(pinned)
+    page.get_by_role("button", name="Retire", exact=True).click()
+    expect(page.get_by_text("Retired: no further sample").first).to_be_visible()
+    assert not is_steered_from(page, pinned)
+
+
+def test_a_sweep_ends_with_settings_that_the_next_job_takes(signed_in: Page) -> None:
+    page = signed_in
+    page.goto("/experiments")
+    page.get_by_label("Dataset", exact=True).select_option("hypotheses")
+    page.get_by_label("Settings to try").fill("3")
+    page.get_by_label("Samples of each").fill("8")
+    page.get_by_role("button", name="Calibrate").click()
+    expect(page.get_by_role("heading", name="Recommended")).to_be_visible()
+    page.get_by_role("button", name=re.compile("^Use these")).click()
+    expect(page.get_by_text("New jobs of hypotheses take these settings")).to_be_visible()
+    expect(page.get_by_text("in use")).to_be_visible()
+    page.goto("/jobs/new?dataset=hypotheses&model=demo")
+    submitted(page, "4")
+
+    page.goto("/datasets/hypotheses")
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_text("own settings again")).to_be_visible()
+
+
+def is_steered_from(page: Page, sample: str) -> bool:
+    """Whether a sample of a new job, made with feedback, is steered away from `sample`."""
+    page.goto("/jobs/new?dataset=pins&model=demo")
+    page.locator("[id='audit']").fill("0")
+    submitted(page, "2")
+    newest(page).click()
+    expect(page.get_by_role("heading", name="How it was made")).to_be_visible()
+    return away_from(page, sample).count() > 0
+
+
+def away_from(page: Page, sample: str) -> Locator:
+    """The link to `sample` among what the page's sample was steered away from."""
     away = page.locator("#away").locator("xpath=..")
-    expect(away.get_by_role("link", name=text)).to_have_attribute(
-        "href", re.compile(re.escape(sample.rsplit("/", 1)[1]))
-    )
+    return away.locator(f"a[href*='{sample.rsplit('/', 1)[1]}']")
+
+
+def newest(page: Page) -> Locator:
+    """The newest sample on a job's page."""
+    return page.locator("#newest").locator("xpath=../..").locator("[data-open]").first
+
+
+def started(page: Page, count: str) -> None:
+    """Start the job of the form."""
+    page.get_by_label("Samples", exact=True).fill(count)
+    page.get_by_role("button", name="Start the job").click()
 
 
 def submitted(page: Page, count: str) -> None:
     """Start the job of the form and watch it to its end."""
-    page.get_by_label("Samples", exact=True).fill(count)
-    page.get_by_role("button", name="Start the job").click()
+    started(page, count)
     expect(page.locator("#live")).to_contain_text(f"{count} of {count} samples")
     expect(page.locator("#live")).to_contain_text("done")
 

@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import ModelPair, Request, SteerDecoder
-from workers.decoding.lora import ExpertRows, split_rows
+from workers.models.lora import ExpertRows, split_rows
 
 PROMPT, NEGATIVE, GROUP = 16, 240, 8  # tokens, tokens, rows
 SHAPES: dict[str, dict[str, int]] = {

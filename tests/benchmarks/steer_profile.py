@@ -10,7 +10,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from workers.decoding import ModelPair, attention, decoder, kv, lane, lora
+from workers.decoding import ModelPair, decoder, kv, lane
+from workers.models import attention, lora
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("linear layers", nn.Linear, "forward"),

@@ -14,6 +14,7 @@ the length of a row, interleaved round by round; medians are printed, and JSON w
     hf-plain  Hugging Face generate of the expert alone
     plain     our engine, γ = η = 0
     steer     our engine, each sample with negatives of its own
+    cached    the same with the documents of contexts run apart and kept; empty at the start
     shared    our engine, negatives shared by a group of 8 samples
 """
 
@@ -43,10 +44,11 @@ from transformers import (
 )
 
 from factory.guidance import Guidance, Sampling
-from workers.decoding import ModelPair, Request, SteerDecoder, steer_scores
+from workers.decoding import DocumentCache, ModelPair, Request, SteerDecoder, steer_scores
 
 MAX_NEW = 32  # tokens of a row at most
 PROMPT = 12  # tokens
+BOS = 1
 SIZES = {
     "1M": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "vocab": 400},
     "30M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "vocab": 4000},
@@ -108,19 +110,27 @@ def row_length(first_token: int) -> int:
 
 
 def make_requests(count: int, vocab: int, group: int, center: bool) -> list[Request]:
-    """One prompt; negative contexts of 80 to 113 tokens, one for each `group` requests."""
+    """One prompt; contexts of three documents, 80 to 113 tokens, drawn anew for each `group`
+    requests from a pool of 40 (a product's rejected samples, which come again and again)."""
     random = torch.Generator().manual_seed(7)
-    prompt = torch.randint(2, vocab, (PROMPT,), generator=random).tolist()
 
-    def context() -> list[int]:
-        length = int(torch.randint(80, 114, (1,), generator=random))
-        return [*torch.randint(2, vocab, (length,), generator=random).tolist(), *prompt]
+    def tokens(length: int) -> list[int]:
+        return torch.randint(2, vocab, (length,), generator=random).tolist()
 
+    def context() -> tuple[list[int], list[int]]:
+        places = torch.randperm(len(pool), generator=random)[:3].tolist()
+        chosen = [pool[place] for place in places]
+        chosen[0] = [BOS, *chosen[0]]
+        return [*(i for document in chosen for i in document), *prompt], list(map(len, chosen))
+
+    prompt = tokens(PROMPT)
+    pool = [tokens(int(torch.randint(27, 38, (1,), generator=random))) for _ in range(40)]
     requests = []
     for seed in range(count):
         if seed % group == 0:
-            negative, centre = context(), context() if center else ()
-        requests.append(Request(prompt, negative, seed=seed, center_ids=centre))
+            negative, spans = context()
+            centre, middle = context() if center else ([], [])
+        requests.append(Request(prompt, negative, seed, centre, spans, middle))
     return requests
 
 
@@ -230,13 +240,20 @@ def hf_generate(
     return total
 
 
-def ours(bed: Bed, requests: Sequence[Request], guidance: Guidance, slots: int) -> int:
+def ours(
+    bed: Bed,
+    requests: Sequence[Request],
+    guidance: Guidance,
+    slots: int,
+    documents: DocumentCache | None = None,
+) -> int:
     decoder = SteerDecoder(
         bed.pair,
         guidance,
         Sampling(max_new_tokens=MAX_NEW),
         slots,
         should_stop=lambda tokens: len(tokens) >= row_length(tokens[0]),
+        documents=documents,
     )
     return sum(len(c.token_ids) for c in decoder.run(requests))
 
@@ -254,6 +271,7 @@ def contenders(
         "hf-plain": lambda: hf_generate(bed, own, None, slots),
         "plain": lambda: ours(bed, own, off, slots),
         "steer": lambda: ours(bed, own, guidance, slots),
+        "cached": lambda: ours(bed, own, guidance, slots, DocumentCache()),
         "shared": lambda: ours(bed, shared, guidance, slots),
     }
 
@@ -272,7 +290,7 @@ def measure(calls: dict[str, Callable[[], int]], rounds: int) -> dict[str, float
 def report(title: str, rates: dict[str, float]) -> dict[str, Any]:
     ratios = {
         f"{ours}/{theirs}": rates[ours] / rates[theirs]
-        for ours in ("steer", "shared")
+        for ours in ("steer", "cached", "shared")
         for theirs in ("hf-guided", "authors", "hf-plain", "plain")
     }
     cells = "  ".join(f"{name} {rate:7.0f}" for name, rate in rates.items())

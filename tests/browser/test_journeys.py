@@ -18,6 +18,8 @@ def test_a_job_is_submitted_and_watched_to_its_end(
 ) -> None:
     page = watched.page
     page.get_by_role("link", name="New job").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("New job")
+    page.wait_for_load_state()  # the slider needs its script
     page.get_by_label("Dataset", exact=True).select_option("hypotheses")
     page.get_by_label("Samples", exact=True).fill("6")
     page.get_by_label("Avoid what exists (η), slider").fill("0.75")
@@ -247,6 +249,7 @@ def test_everything_is_reached_by_keyboard(watched: Watched, seeded: Seeded) -> 
     page.keyboard.type("nitrogen")
     page.keyboard.press("Enter")
     expect(page.get_by_text("What matches “nitrogen” in hypotheses")).to_be_visible()
+    page.wait_for_load_state()  # the keys need their script
     page.keyboard.press("j")
     page.keyboard.press("j")
     page.keyboard.press("k")

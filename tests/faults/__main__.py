@@ -8,13 +8,14 @@ so that a run that was interrupted goes on where it was, and several may run sid
 
 import argparse
 import json
+import os
 import re
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -89,11 +90,13 @@ def _run_reviewed(rows: Sequence[ReviewRow], times: int, seed: int) -> None:
 def _do(run: Callable[[AnyRow, int, int], Result], row: AnyRow, times: int, seed: int) -> None:
     started = time.monotonic()
     result = run(row, times or row.times, seed)
+    took = time.monotonic() - started
+    result = replace(result, seconds=round(took), load=round(os.getloadavg()[0], 1))
     KEPT.mkdir(parents=True, exist_ok=True)
     _file(row).write_text(json.dumps(asdict(result)))
     how = "well" if result.is_clean else f"BROKEN {result.wrong} {result.leaks}"
-    took = f"takeover {result.worst_takeover} s, recovery {result.worst_recovery} s at worst"
-    _say(f"{row.name}: {how}, {time.monotonic() - started:.0f} s; {took}")
+    worst = f"takeover {result.worst_takeover} s, recovery {result.worst_recovery} s at worst"
+    _say(f"{row.name}: {how}, {took:.0f} s; {worst}")
 
 
 def _says_why_not(row: Row) -> bool:

@@ -129,6 +129,7 @@ class Plant:
     complaints: list[str] = field(default_factory=list)  # of what should not have happened
     struck: Standing | None = None  # when the last harm was done
     ending: threading.Thread | None = None  # what ends a harm that goes on for a while
+    waiting: threading.Thread | None = None  # who has sent a job and is not answered yet
     lock: threading.Lock = field(default_factory=threading.Lock)
     _closing: threading.Event = field(default_factory=threading.Event)
 
@@ -168,7 +169,10 @@ class Plant:
         self.struck = Standing(time.monotonic(), held, samples, claims)
 
     def is_taken_over(self, before: Standing) -> bool:
-        """Whether what was held is done, or held again under a lease that is renewed."""
+        """Whether what was held is done, or held again under a lease that is renewed, and whoever
+        sent a job is answered."""
+        if self.waiting is not None and self.waiting.is_alive():
+            return False
         now = {
             id_: (state, fence, until)
             for id_, state, fence, until in self.rows(
@@ -262,7 +266,7 @@ class Plant:
     def stray_connections(self) -> list[str]:
         """Connections of the database server that no living member of the plant has open."""
         backends = self.rows(
-            "SELECT client_port, state, coalesce(query, '') FROM pg_stat_activity "
+            "SELECT client_port FROM pg_stat_activity "
             "WHERE datname = current_database() AND client_port > 0"
         )
         owners = {
@@ -270,16 +274,25 @@ class Plant:
         }
         known, ends = self._known(), self.proxy.ends()
         return [
-            f"connection in state '{state}': {query[:80]}"
-            for port, state, query in backends
+            f"a connection to Postgres from port {port}"
+            for (port,) in backends
             if owners.get((port, self.server.port)) != os.getpid()
             or (port in ends and owners.get((ends[port], self.proxy.port)) not in known)
         ]
 
-    def leaks(self) -> list[str]:
-        """Processes and connections that no living member knows."""
-        told = [f"process {each.pid}" for each in self.strangers()]
-        return told + self.stray_connections()
+    def leaks(self, seconds: float) -> list[str]:
+        """Processes and connections that no living member knows, looked at again and again for
+        this time: what is there each time is left behind, anything else comes or goes."""
+        end = time.monotonic() + seconds
+        left = self._unknown()
+        while left and time.monotonic() < end:
+            time.sleep(0.2)
+            left &= self._unknown()
+        return sorted(left)
+
+    def _unknown(self) -> set[str]:
+        told = {f"process {each.pid}" for each in self.strangers()}
+        return told | set(self.stray_connections())
 
     def is_ready_for_harm(self) -> bool:
         """Whether two workers can work, and shards are at work: whoever is harmed, another can
@@ -306,18 +319,15 @@ class Plant:
             ports = {self.server.port, self.settings.port}
             left += _stop(ours)
             if "postgres" in servers and not servers["postgres"].is_dead():
-                process.until(lambda: not self.stray_connections(), 5)
-                left += self.stray_connections()
+                left += [each for each in self.leaks(5) if "Postgres" in each]
             self.database.close()
             left += _stop(servers)
         left += [f"process {p.pid} {p.cmdline()}" for p in _marked(self.mark)]
         self.front.close()
         self.proxy.close()
-        left += [
-            f"a socket on port {c.laddr.port}"
-            for c in psutil.net_connections("tcp")
-            if c.laddr.port in ports and c.pid is not None  # others are the kernel's, for a while
-        ]
+        process.until(lambda: not _sockets(ports), 5)  # the proxies' threads are ending
+        left += _sockets(ports)
+        left += [each for member in ours.values() for each in _ended_late(member)]
         for each in _marked(self.mark):
             with suppress(psutil.NoSuchProcess):
                 each.kill()
@@ -328,8 +338,24 @@ def _tree(member: Member) -> set[int]:
     return {member.pid, *(child.pid for child in member.children())}
 
 
+def _sockets(ports: set[int]) -> list[str]:
+    """Of this process, at either end of which is one of these ports; another process may have been
+    given the number meanwhile."""
+    return [
+        f"a socket between the ports {c.laddr.port} and {c.raddr.port}"
+        for c in psutil.Process().net_connections("tcp")
+        if c.raddr and ports & {c.laddr.port, c.raddr.port}
+    ]
+
+
+def _ended_late(member: Member) -> list[str]:
+    """What a worker wrote when it was told to stop and had to end itself by force."""
+    before, said, _ = member.log.read_text(errors="replace").partition('"worker.ended_late"')
+    return [f"{member.name} stopped by force only:\n{before[-6000:]}{said}"] if said else []
+
+
 def _stop(members: dict[str, Member]) -> list[str]:
-    """Ask all to stop, and wait; returns who had to be killed."""
+    """Ask all to stop, and wait; returns who had to be killed, and the end of its log."""
     for member in members.values():
         assert member.running is not None
         process.ask(member.running, member.stop_signal)
@@ -338,7 +364,8 @@ def _stop(members: dict[str, Member]) -> list[str]:
     for name, member in members.items():
         assert member.running is not None
         if not process.wait(member.running, end - time.monotonic()):
-            late.append(f"{name} is not stopped within {STOPPING:.0f} s")
+            log = process.tail(member.log, 80)
+            late.append(f"{name} is not stopped within {STOPPING:.0f} s\n{log}")
             member.kill()
             member.running.wait()
     return late

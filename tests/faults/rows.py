@@ -140,8 +140,8 @@ def _submitting(plant: Plant, trap: Trap | None = None) -> Iterator[None]:
             plant.complaints.append(str(error))
 
     plant.front.trap = trap
-    plant.ending = threading.Thread(target=submit)
-    plant.ending.start()
+    plant.waiting = threading.Thread(target=submit)
+    plant.waiting.start()
     try:
         yield
     finally:
@@ -252,6 +252,25 @@ def stop_worker(plant: Plant, rng: random.Random) -> None:
 
     plant.ending = threading.Thread(target=wait)
     plant.ending.start()
+
+
+def stop_worker_without_database(plant: Plant, rng: random.Random) -> None:
+    """It can neither store nor hand back what it has, and ends in time all the same."""
+    plant.proxy.refusing = True
+    plant.proxy.cut()
+    stop_worker(plant, rng)
+    time.sleep(rng.uniform(0.5, 2 * LEASE))
+    plant.proxy.refusing = False
+    plant.strike()
+
+
+def stop_worker_without_broker(plant: Plant, rng: random.Random) -> None:
+    """The one that it is connected to has died, and is not back for a while."""
+    with plant.lock:
+        kill_redis(plant, rng)
+        stop_worker(plant, rng)
+        time.sleep(rng.uniform(0.5, 2 * LEASE))
+    plant.strike()
 
 
 def turn_clocks(plant: Plant, rng: random.Random) -> None:
@@ -397,19 +416,21 @@ ROWS = (
     Row("kill -9 of the API and beat, before publishing", kill_web_and_beat_before_publishing, 25),
     Row("kill -9 of the API, before its reply", kill_web_before_reply, 25),
     Row("kill -9 of the dispatcher and reaper (beat)", kill_beat, 25),
-    Row("two beats, either killed", kill_beat, 10, around=two_beats),
+    Row("two beats, either killed", kill_beat, 25, around=two_beats),
     Row("kill -9 of Redis", kill_redis, 25),
     Row("Redis wiped and restarted", wipe_redis, 5),
     Row("kill -9 of Postgres", kill_postgres, 25),
     Row("a worker frozen for two leases", freeze_worker, 5),
     Row("a worker told to stop", stop_worker, 5),
+    Row("a worker told to stop, no database", stop_worker_without_database, 5),
+    Row("a worker told to stop, no broker", stop_worker_without_broker, 5),
     Row("messages repeated ten times", repeat_messages, 5),
     Row("connections to the database cut", cut_connections, 50),
     Row("COMMITs lost or not answered", lose_commits, 10),
     Row("the database out of reach", refuse_connections, 5),
     Row("workers' clocks ten minutes off", turn_clocks, 5, around=wrong_clocks),
     Row("the database's disk full", fill_disk, 5, "small disk", beside_bulk),
-    Row("real lease of 90 s: kill -9 of a worker", kill_worker, 3, "real lease"),
+    Row("real lease of 90 s: kill -9 of a worker", kill_worker, 5, "real lease"),
     Row("RabbitMQ: kill -9 of the broker", kill_rabbitmq, 25, "rabbitmq"),
     Row("RabbitMQ: kill -9 of a worker", kill_worker, 25, "rabbitmq"),
     Row("RabbitMQ: wiped and restarted", wipe_rabbitmq, 5, "rabbitmq"),

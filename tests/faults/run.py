@@ -1,12 +1,12 @@
 """Harm a plant again and again, then count what became of what was asked of it."""
 
+import os
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from factory import invariants
-from factory.local import process
 
 from .plant import LEASE, WORK, Plant, Standing
 from .rows import Row
@@ -30,7 +30,8 @@ UNLIKE = "SELECT id, state, error FROM jobs WHERE id = ANY(:jobs) AND state <> '
 
 @dataclass(frozen=True)
 class Result:
-    """What a row did and what was found afterwards; the last five should be zero or nothing."""
+    """What a row did and what was found afterwards: from `doubled` to `wrong` there should be
+    nothing. `seconds`: how long it took; `load`: of the machine in its last minute."""
 
     row: str
     seed: int
@@ -45,6 +46,8 @@ class Result:
     unfinished: int
     leaks: tuple[str, ...]
     wrong: tuple[str, ...]
+    seconds: float = 0.0
+    load: float = 0.0
 
     @property
     def leaked(self) -> int:
@@ -82,9 +85,10 @@ def _harm_once(plant: Plant, row: Row, rng: random.Random) -> tuple[float, float
     takeover = time.monotonic() - before.at
     plant.until(f"recovery from '{row.name}'", lambda: plant.is_at_work(before))
     recovery = time.monotonic() - before.at
-    if plant.ending is not None:
-        plant.ending.join()
-        plant.ending = None
+    for thread in (plant.ending, plant.waiting):
+        if thread is not None:
+            thread.join()
+    plant.ending = plant.waiting = None
     return takeover, recovery
 
 
@@ -124,37 +128,35 @@ def _count(
         doubled=doubled,
         lost=lost + (len(jobs) - there) * int(WORK["count"]),
         unfinished=len(unlike),
-        leaks=_leaks(plant),
+        leaks=tuple(plant.leaks(5 * LEASE)),
         wrong=(*unlike, *(f"{each.invariant} {each.row}: {each.detail}" for each in broken)),
     )
-
-
-def _leaks(plant: Plant) -> tuple[str, ...]:
-    """What no living member of the plant knows, and what had time to end."""
-    process.until(lambda: not plant.leaks(), 5 * LEASE, 0.2)
-    return tuple(plant.leaks())
 
 
 LEGEND = """\
 lost, doubled: samples of accepted jobs. leaked: processes and database connections that no living
 part of the factory knows. broken: invariants A to F, jobs that did not succeed, jobs stored beside
 the accepted ones. takeover: from the harm (from its end, where it lasts) until every shard that was
-held then is done, or held again under a lease that is renewed. recovery: until then, and another
+held then is done, or held again under a lease that is renewed; where the API was killed, also until
+the job that was being sent is accepted, which the client repeats. recovery: until then, and another
 shard was leased, a sample stored, and the API answers: with what starting again what died takes.
 Three workers, of which two were at work before each harm, started again by a process that has
-imported their libraries. Test lease: {lease:g} s."""
+imported their libraries. Test lease: {lease:g} s. load: the machine's, the mean of the row's last
+minute, on {cores} cores."""
 HEAD = ("row", "seed", "faults", "jobs", "planned", "stored", "doubled", "lost", "leaked")
 
 
 def table(results: Sequence[Result]) -> str:
     """The results, a line for each row, and their sum."""
-    lines = [(*HEAD, "broken", "worst takeover s", "worst recovery s")]
+    lines = [(*HEAD, "broken", "worst takeover s", "worst recovery s", "took s", "load")]
     lines += [
         (
             *(str(getattr(result, name)) for name in HEAD),
             str(len(result.wrong)),
             str(result.worst_takeover),
             str(result.worst_recovery),
+            f"{result.seconds:.0f}",
+            f"{result.load:.0f}",
         )
         for result in results
     ]
@@ -164,7 +166,9 @@ def table(results: Sequence[Result]) -> str:
         str(max((getattr(result, name) for result in results), default=0.0))
         for name in ("worst_takeover", "worst_recovery")
     )
-    lines.append(("together", "", *sums, str(broken), *worst))
+    took = f"{sum(result.seconds for result in results):.0f}"
+    load = f"{max((result.load for result in results), default=0):.0f}"
+    lines.append(("together", "", *sums, str(broken), *worst, took, load))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     told = [
         "  ".join(
@@ -176,4 +180,4 @@ def table(results: Sequence[Result]) -> str:
     wrong = [
         f"{result.row}: {each}" for result in results for each in (*result.wrong, *result.leaks)
     ]
-    return "\n".join([*told, *wrong, LEGEND.format(lease=LEASE)])
+    return "\n".join([*told, *wrong, LEGEND.format(lease=LEASE, cores=os.cpu_count())])

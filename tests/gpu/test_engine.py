@@ -10,7 +10,8 @@ import torch
 from factory.guidance import Guidance, Sampling
 from tests.unit.decoding.test_decoder import mixed_requests
 from tests.unit.decoding.test_graphs import shared_requests
-from workers.decoding import Completion, ModelPair, Request, SteerDecoder, plan
+from workers.decoding import Completion, ModelPair, Request, SteerDecoder
+from workers.memory import plan
 
 from .conftest import Pairs
 

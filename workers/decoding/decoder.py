@@ -10,8 +10,10 @@ knows token ids only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,19 +21,34 @@ from transformers import PreTrainedModel
 
 from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
+from workers.models.pair import ModelPair
 
-from .guidance import MASKED, Steered, steer
-from .lane import Lane, RoleName
-from .levers import HeadTerm
-from .model_pair import ModelPair
+from .documents import Context, DocumentCache, apart
+from .guidance import Steered, steer
+from .lane import ROLES, Lane, RoleName
 from .prompts import check_context
-from .records import Completion, FinishReason, Floats, Request, Step, Trace
+from .records import Completion, FinishReason, Request, Step
 from .sampling import Noise, draw, noise_keys
+from .traces import Traces
 
-ROLES: tuple[RoleName, ...] = ("expert", "base", "negative", "center")
 Lanes = list[tuple[tuple[RoleName, ...], Lane]]
 Choose = Callable[..., Tensor]  # see `fused.choose`
 StopRule = Callable[[Sequence[int]], bool]
+
+
+class BoundTerm(Protocol):
+    """What a lever adds to the scores of one pair's rows."""
+
+    def add(self, steered: Steered, hidden: Tensor) -> Steered:
+        """hidden (B, d): what the expert's logits were made of."""
+
+
+class Term(Protocol):
+    """A lever that acts on scores, such as `workers.levers.verdict.HeadTerm`."""
+
+    weight: float
+
+    def on(self, pair: ModelPair) -> BoundTerm: ...
 
 
 @dataclass
@@ -56,11 +73,14 @@ class SteerDecoder:
         *,
         trace: bool = False,
         should_stop: StopRule | None = None,
-        head: HeadTerm | None = None,
+        head: Term | None = None,
+        documents: DocumentCache | None = None,
     ) -> None:
         """trace: record why each token was chosen. should_stop: called with a row's tokens so
         far after each of them; True ends the row with "stop" (its tokens are left whole).
-        head: acts on every request that does not say otherwise."""
+        head: acts on every request that does not say otherwise. documents: run the documents
+        of contexts apart and keep their keys and values here (`documents` says what that is);
+        models with sliding windows run contexts joint even so, see `kv`."""
         if slots < 1:
             raise ValueError(f"slots must be 1 or more, not {slots}")
         self._pair = pair
@@ -68,8 +88,15 @@ class SteerDecoder:
         self._sampling = sampling
         self._slots = slots
         self._trace = trace
+        self._documents = documents
         self._should_stop = should_stop
         self._head = head.on(pair) if head is not None and head.weight > 0 else None
+
+    @property
+    def kv(self) -> Literal["joint", "concatenated"]:
+        """How contexts with more than one document are run."""
+        apart = self._documents is not None and not self._pair.windowed
+        return "concatenated" if apart else "joint"
 
     def run(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Yield completions as rows finish. A request is pulled when a slot is free for it,
@@ -78,11 +105,17 @@ class SteerDecoder:
         Raises PromptError when a request cannot be decoded from. A row whose logits are not
         finite ends with finish_reason "error"; the others go on.
         """
-        for step in self.steps(requests):
-            yield from step.finished
+        for finished, _ in self._stepped(requests):
+            yield from finished
 
     def steps(self, requests: Iterable[Request]) -> Iterator[Step]:
         """`run`, seen after each token of the rows that go on."""
+        for finished, batch in self._stepped(requests):
+            yield Step(finished, batch.going)
+
+    def _stepped(
+        self, requests: Iterable[Request]
+    ) -> Iterator[tuple[Sequence[Completion], "_Batch"]]:
         batch = _Batch(self)
         pending = enumerate(requests)
         while True:
@@ -90,7 +123,7 @@ class SteerDecoder:
             if batch.is_empty:
                 batch.leave()
                 return
-            yield Step(batch.step(), batch.going)
+            yield batch.step(), batch
 
     @torch.inference_mode()
     def scores_after(self, request: Request, tokens: Sequence[int]) -> Tensor:
@@ -102,7 +135,8 @@ class SteerDecoder:
             negative_ids=_longer(request.negative_ids, tokens),
             center_ids=_longer(request.center_ids, tokens),
         )
-        one = SteerDecoder(self._pair, self._guidance, Sampling(max_new_tokens=1), slots=1)
+        one = copy(self)
+        one._slots, one._sampling, one._trace = 1, Sampling(max_new_tokens=1), False
         batch = _Batch(one)
         batch.admit(iter([(0, longer)]))
         return batch.steered(0).scores[0]
@@ -151,7 +185,11 @@ class _Batch:
         self._noise = Noise(pair.vocab_size, self._device)
         shape = (decoder._slots, decoder._sampling.max_new_tokens, 2)
         self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
-        self._traces = _Traces(decoder) if decoder._trace else None
+        self._traces = (
+            Traces(pair, decoder._slots, decoder._sampling, decoder._head is not None)
+            if decoder._trace
+            else None
+        )
         self._vocab = pair.vocab_size
         self._kernel = _kernel(self._device, decoder._guidance, decoder._sampling)
 
@@ -176,7 +214,7 @@ class _Batch:
 
     def admit(self, pending: Iterator[tuple[int, Request]]) -> None:
         """Pull a request for every free slot and prefill its streams."""
-        wanted: list[tuple[int, RoleName, tuple[int, ...]]] = []
+        wanted: list[tuple[int, RoleName, Context]] = []
         for slot, sample in enumerate(self._samples):
             if sample is not None:
                 continue
@@ -186,10 +224,21 @@ class _Batch:
             self._decoder.check(request)
             roles = self._decoder.roles(request)
             self._samples[slot] = _Sample(index, request, roles)
-            wanted += [(slot, role, tuple(_context(request, role))) for role in roles]
+            wanted += [(slot, role, self._context(request, role)) for role in roles]
         if wanted:
             self._key(sorted({slot for slot, _, _ in wanted}))
             self._open(wanted)
+
+    def _context(self, request: Request, role: RoleName) -> Context:
+        """What a stream of a request goes on from."""
+        if role not in ("negative", "center"):
+            return Context(tuple(request.prompt_ids))
+        ids, spans = request.negative_ids, request.negative_spans
+        if role == "center":
+            ids, spans = request.center_ids, request.center_spans
+        if self._decoder.kv == "joint":
+            return Context(tuple(ids))
+        return apart(tuple(ids), spans, self._decoder._pair.bos_ids)
 
     def step(self) -> list[Completion]:
         """Choose one token per sample, end the rows that are done, run the others on."""
@@ -225,7 +274,11 @@ class _Batch:
             index=sample.index,
             token_ids=tuple(sample.tokens),
             finish_reason=reason,
-            trace=self._traces.take(slot, sample) if self._traces else None,
+            trace=self._traces.take(
+                slot, len(sample.tokens), sample.roles, head=sample.request.head
+            )
+            if self._traces
+            else None,
             error=_not_finite(sample) if reason == "error" else None,
         )
 
@@ -304,7 +357,7 @@ class _Batch:
         self._keys[slots] = keys.to(self._device)
 
     @torch.inference_mode()
-    def _open(self, wanted: Sequence[tuple[int, RoleName, tuple[int, ...]]]) -> None:
+    def _open(self, wanted: Sequence[tuple[int, RoleName, Context]]) -> None:
         for names, lane in self._lanes:
             lane.open([item for item in wanted if item[1] in names])
 
@@ -358,6 +411,8 @@ def _lanes(decoder: SteerDecoder) -> Lanes:
     kept: Lanes | None = pair.idle.pop(size, None)
     pair.idle.clear()  # their memory is needed
     if kept is not None:
+        for _, old in kept:
+            old.documents = decoder._documents
         return kept
     banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=pair.device)
 
@@ -365,70 +420,14 @@ def _lanes(decoder: SteerDecoder) -> Lanes:
         rows = pair.rows if pair.kind == "lora" else None
         record = pair.recorder() if pair.recorder else None
         reads = hidden and "expert" in roles
-        return roles, Lane(model, roles, slots, columns, rows, banned, record, hidden=reads)
+        documents = decoder._documents
+        return roles, Lane(
+            model, roles, slots, columns, rows, banned, record, hidden=reads, documents=documents
+        )
 
     if pair.kind == "lora":
         return [lane(pair.expert, "expert", "negative", "center", "base")]
     return [lane(pair.expert, "expert", "negative", "center"), lane(pair.base, "base")]
-
-
-class _Traces:
-    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device; with
-    a verdict head, 9.
-
-    Token ids and counts are whole numbers below 2**24, exact in float32.
-    """
-
-    def __init__(self, decoder: SteerDecoder) -> None:
-        self._sampling = decoder._sampling
-        self._head = decoder._head is not None
-        shape = (decoder._slots, decoder._sampling.max_new_tokens, 8 + self._head)
-        self._columns = torch.zeros(shape, device=decoder._pair.device)
-
-    def add(
-        self, slots: Tensor, positions: Tensor, steered: Steered, chosen: Tensor, noise: Tensor
-    ) -> None:
-        """Record one step of the rows in `slots`."""
-        expert = steered.expert.masked_fill(~steered.keep, MASKED)
-        unguided = draw(expert, self._sampling, noise)
-        streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
-        picked = [_of(x, chosen) for x in streams]
-        counts = [chosen, *picked, unguided, steered.keep.sum(dim=-1)]
-        if self._head:
-            counts.append(_of(steered.head, chosen))
-        self.put(slots, positions, torch.stack([c.float() for c in counts], dim=-1))
-
-    def put(self, slots: Tensor, positions: Tensor, columns: Tensor) -> None:
-        """Keep columns of one step: token, E, B, N, C, score, unguided, survivors, (head)."""
-        self._columns[slots, positions] = columns
-
-    def take(self, slot: int, sample: _Sample) -> Trace:
-        """The trace of a sample that has ended."""
-        columns: Floats = self._columns[slot, : len(sample.tokens)].cpu().numpy().T.copy()
-        ints = [columns[i].astype("int32") for i in (0, 6, 7)]
-        there = dict(zip(ROLES, columns[1:5], strict=True))
-        return Trace(
-            tokens=ints[0],
-            expert=there["expert"],
-            base=there["base"] if "base" in sample.roles else None,
-            negative=there["negative"] if "negative" in sample.roles else None,
-            center=there["center"] if "center" in sample.roles else None,
-            scores=columns[5],
-            unguided=ints[1],
-            survivors=ints[2],
-            head=columns[8] if self._head and sample.request.head else None,
-        )
-
-
-def _context(request: Request, role: RoleName) -> Sequence[int]:
-    if role == "negative":
-        return request.negative_ids
-    return request.center_ids if role == "center" else request.prompt_ids
-
-
-def _of(stream: Tensor | None, chosen: Tensor) -> Tensor:
-    """(B, V) to (B,): the chosen tokens' numbers; 0 without the stream."""
-    return chosen * 0.0 if stream is None else stream.gather(1, chosen[:, None])[:, 0]
 
 
 def _longer(context: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:

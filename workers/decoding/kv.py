@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .attention import Scoring, additive, visible
+from workers.models.attention import Scoring, additive, visible
 
-Ids = tuple[int, ...]
-Layers = dict[int, tuple[Tensor, Tensor]]
+from .documents import Context, Layers
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,19 @@ class Shape:
     @property
     def parts(self) -> list[int]:
         """Lengths of the parts of the integers that go with it; see `Plan`."""
-        return [*[self.rows] * 4, *([self.contexts * self.each, self.rows] if self.gathers else [])]
+        return [*[self.rows] * 5, *([self.contexts * self.each, self.rows] if self.gathers else [])]
 
 
 @dataclass
 class _Row:
     """shared: tokens of the context that it reads where all rows do; own: tokens in its own
-    columns, those of a short context among them."""
+    columns, those of a short context among them; shift: from these to its position."""
 
     slot: int
     context: int
     shared: int
     own: int
+    shift: int
 
 
 class Role:
@@ -78,29 +78,29 @@ class Role:
         self._grain = grain
         self._rows: list[_Row] = []
         self._vacant: list[int] = []
-        self._contexts: list[Ids] = []
-        self._context_layers: Layers = {}
-        self._row_layers: Layers = {}
-        self._latest: tuple[Ids, ...] = ()
+        self._contexts: list[Context] = []
+        self._context_layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._row_layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._latest: tuple[Context, ...] = ()
         self.plan: Plan | None = None  # of the step that runs
         self._moved = False
 
     def __len__(self) -> int:
         return len(self._rows) - len(self._vacant)
 
-    def has(self, ids: Ids) -> bool:
+    def has(self, context: Context) -> bool:
         """Whether a context is here already."""
-        return ids in self._contexts
+        return context in self._contexts
 
-    def add_context(self, ids: Ids, layers: Layers, row: int) -> None:
-        """Store a context's KV: the first len(ids) columns of row `row` of a prefill's layers."""
+    def add_context(self, context: Context, layers: Layers, row: int) -> None:
+        """Store a context's KV: its columns, the first of row `row` of a prefill's layers."""
         place = len(self._contexts)
-        self._contexts.append(ids)
+        self._contexts.append(context)
         for layer, pair in layers.items():
             old = self._context_layers.get(layer)
             places, width = (
                 _few(place + 1, self._grain.rows),
-                _multiple(len(ids), self._grain.width),
+                _multiple(len(context), self._grain.width),
             )
             grown = [
                 _room(old[i] if old else None, new[row : row + 1], places, width)
@@ -108,11 +108,11 @@ class Role:
             ]
             self._moved |= old is None or grown[0] is not old[0]
             for buffer, new in zip(grown, pair, strict=True):
-                buffer[place, :, : len(ids)] = new[row, :, : len(ids)]
-                buffer[place, :, len(ids) :] = 0
+                buffer[place, :, : len(context)] = new[row, :, : len(context)]
+                buffer[place, :, len(context) :] = 0
             self._context_layers[layer] = grown[0], grown[1]
 
-    def forget(self, wanted: Collection[Ids]) -> None:
+    def forget(self, wanted: Collection[Context]) -> None:
         """Drop contexts without rows, but those wanted next and the latest: the samples that
         share a context are asked for one after the other."""
         used = {row.context for i, row in enumerate(self._rows) if i not in self._vacant}
@@ -129,16 +129,18 @@ class Role:
                 for buffer in buffers:
                     buffer[index] = buffer[last]
 
-    def open(self, wanted: Sequence[tuple[int, Ids]]) -> None:
+    def open(self, wanted: Sequence[tuple[int, Context]]) -> None:
         """Start rows (slot, context), each going on from a context that is here."""
         opened: dict[int, _Row] = {}
-        for slot, ids in wanted:
-            copied = len(ids) if len(ids) <= self._short else 0
-            row = _Row(slot, self._contexts.index(ids), len(ids) - copied, copied)
+        for slot, context in wanted:
+            length = len(context)
+            copied = length if length <= self._short else 0
+            index, shift = self._contexts.index(context), context.end - length
+            row = _Row(slot, index, length - copied, copied, shift)
             place = self._vacant.pop(0) if self._vacant else len(self._rows)
             self._rows[place : place + 1] = [row]
             opened[place] = row
-            self._latest = (ids,)
+            self._latest = (context,)
         places = torch.tensor([*opened])
         for layer, pair in self._context_layers.items():
             places = places.to(pair[0].device)
@@ -185,7 +187,7 @@ class Role:
         the shape go on from context 0 with token 0, and end in a slot behind the others.
         """
         self._settle()
-        rows, grain, lengths = self._rows, self._grain, [len(ids) for ids in self._contexts]
+        rows, grain, lengths = self._rows, self._grain, [len(context) for context in self._contexts]
         count = _few(len(rows), grain.rows)
         spare = count - len(rows)
         apart = any(row.shared for row in rows)
@@ -198,6 +200,7 @@ class Role:
             *[row.slot for row in rows] + [self._slots] * spare,
             *[row.own for row in rows] + [0] * spare,
             *[row.shared for row in rows] + [0] * spare,
+            *[row.shift for row in rows] + [0] * spare,
             *gather,
             *place,
         ]
@@ -254,13 +257,14 @@ class Plan:
 
     def __init__(self, shape: Shape, integers: Tensor) -> None:
         """integers: int64, for each row its token, its slot, how many tokens are in its own
-        columns before this step, and how many it reads of its context; then, where rows must be
-        put in order, the row of every place and the place of every row."""
+        columns before this step, how many it reads of its context, and how far its position is
+        from their sum; then, where rows must be put in order, the row of every place and the
+        place of every row."""
         self.shape = shape
         self._integers = integers
         parts = torch.split(integers, shape.parts)
-        self.tokens, self.slots, self._own, self._shared = parts[:4]
-        self._order = parts[4:]  # (row of every place, place of every row), or empty
+        self.tokens, self.slots, self._own, self._shared, self._shift = parts[:5]
+        self._order = parts[5:]  # (row of every place, place of every row), or empty
         self._places: dict[tuple[int, ...], Tensor] = {}
         self._masks: dict[int | None, Tensor] = {}
         self._elsewhere: dict[torch.device, Plan] = {}
@@ -276,7 +280,7 @@ class Plan:
     @property
     def positions(self) -> Tensor:
         """(rows,) where each row's token stands."""
-        return self._shared + self._own
+        return self._shared + self._own + self._shift
 
     def places(self, buffer: Tensor) -> Tensor:
         """(rows · heads,) where the new token goes in a buffer seen as (…, head size)."""
@@ -311,7 +315,7 @@ class Plan:
         """Additive, for every layer: contexts, then own columns. Without contexts to read apart
         (rows, 1, 1, columns); else grouped, (contexts, 1, each · queries, width + columns)."""
         if window not in self._masks:
-            shared, now = self._shared[:, None], self.positions[:, None]
+            shared, now = self._shared[:, None], (self._shared + self._own)[:, None]
             near = torch.arange(self.shape.width, device=now.device)
             own = torch.arange(self.shape.columns, device=now.device) + shared
             seen = (visible(now, near, window) & (near < shared), visible(now, own, window))

@@ -1,22 +1,25 @@
 """A lane: one set of weights, and the roles whose rows go through it in one forward."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from factory.errors import ModelError
+from workers.models.attention import Attender, Prefill, Scoring
+from workers.models.graphs import Record, Steps
+from workers.models.inside import input_device, watching_head
+from workers.models.lora import ExpertRows
 
-from .attention import Attender, Prefill, Scoring
-from .graphs import Record, Steps
+from .documents import Context, DocumentCache, Ids, Layers, Tails
 from .guidance import MASKED
-from .kv import Grain, Ids, Plan, Role, Shape
-from .levers import watching_head
-from .lora import ExpertRows
+from .kv import Grain, Plan, Role, Shape
 
+T = TypeVar("T")
 RoleName = Literal["expert", "negative", "center", "base"]
+ROLES: tuple[RoleName, ...] = ("expert", "base", "negative", "center")
 PREFILL_TOKENS = {"cpu": 1024}  # of one prefill forward; more falls out of a CPU's cache
 PREFILL_TOKENS_ELSEWHERE = 16384
 SHORT_CONTEXT = {"cpu": 32}  # tokens; elsewhere memory is dear, and no context is copied
@@ -42,12 +45,14 @@ class Lane:
         record: Record | None,
         *,
         hidden: bool = False,
+        documents: DocumentCache | None = None,
     ) -> None:
         """rows, columns: of each role at most, and how many tokens a row generates at most.
         expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None.
         banned: ids that are never drawn, on the device that logits are wanted on.
         record: how a step is recorded; None: every step is run as it is.
-        hidden: what the logits are made of (d numbers) follows them in each row."""
+        hidden: what the logits are made of (d numbers) follows them in each row.
+        documents: where those that are run apart are kept, if any are."""
         self._model = model
         self._device = input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
@@ -56,7 +61,8 @@ class Lane:
         self._roles: dict[RoleName, Role] = {
             name: Role(rows, columns, short, grain) for name in roles
         }
-        self._last: dict[tuple[RoleName, Ids], Tensor] = {}
+        self._last: dict[tuple[RoleName, Context], Tensor] = {}
+        self.documents = documents
         self._expert_rows = expert_rows
         self._slots = rows
         self._banned = banned
@@ -64,19 +70,16 @@ class Lane:
         self._hidden = hidden
         self.logits: dict[RoleName, Tensor] = {}
 
-    def open(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> None:
+    def open(self, wanted: Sequence[tuple[int, RoleName, Context]]) -> None:
         """Start a row per (slot, role, context); contexts that are not here yet are run."""
         self._forget(wanted)
-        asked = dict.fromkeys((name, ids) for _, name, ids in wanted)
-        new = [item for item in asked if item not in self._last]
-        new.sort(key=lambda item: (item[0] == "base", len(item[1])))
-        for chunk in _chunks(new, PREFILL_TOKENS.get(self._device.type, PREFILL_TOKENS_ELSEWHERE)):
-            self._prefill(chunk)
+        asked = dict.fromkeys((name, context) for _, name, context in wanted)
+        self._run([item for item in asked if item not in self._last])
         for name, role in self._roles.items():
-            mine = [(slot, ids) for slot, of, ids in wanted if of == name]
+            mine = [(slot, context) for slot, of, context in wanted if of == name]
             if mine:
                 role.open(mine)
-                last = torch.stack([self._last[name, ids] for _, ids in mine])
+                last = torch.stack([self._last[name, context] for _, context in mine])
                 self._keep(name, torch.tensor([slot for slot, _ in mine]), last)
 
     def step(self, tokens: Mapping[int, int]) -> None:
@@ -135,30 +138,91 @@ class Lane:
             wanted = wanted.index_fill(-1, self._banned, MASKED)
         self.logits[name].index_copy_(0, slots.to(out), wanted)
 
-    def _forget(self, wanted: Sequence[tuple[int, RoleName, Ids]]) -> None:
+    def _forget(self, wanted: Sequence[tuple[int, RoleName, Context]]) -> None:
         """Drop contexts that are not needed any more, and their logits."""
         for name, role in self._roles.items():
-            role.forget({ids for _, of, ids in wanted if of == name})
-        for name, ids in list(self._last):
-            if not self._roles[name].has(ids):
-                del self._last[name, ids]
+            role.forget({context for _, of, context in wanted if of == name})
+        for name, context in list(self._last):
+            if not self._roles[name].has(context):
+                del self._last[name, context]
 
-    def _prefill(self, contexts: Sequence[tuple[RoleName, Ids]]) -> None:
-        width = max(len(ids) for _, ids in contexts)
-        padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for _, ids in contexts])
-        positions = torch.arange(width).expand(len(contexts), width)
-        ends = sorted({len(ids) - 1 for _, ids in contexts})
-        prefill = Prefill()
-        expert = sum(name != "base" for name, _ in contexts)
-        logits = self._forward(padded, positions, prefill, expert, torch.tensor(ends))
-        if len(prefill.layers) != self._layers:
+    def _run(self, new: Sequence[tuple[RoleName, Context]]) -> None:
+        """Run contexts; of those with documents apart, the documents that are not kept and then
+        what sees them all."""
+        joint = [(name, context) for name, context in new if not context.spans]
+        joint.sort(key=lambda item: (item[0] == "base", len(item[1])))
+        for chunk in self._chunks(joint, lambda item: len(item[1])):
+            expert = sum(name != "base" for name, _ in chunk)
+            prefill = Prefill()
+            last = self._prefill([context.ids for _, context in chunk], prefill, expert)
+            self._add(chunk, prefill.layers, last)
+        apart = [(name, context) for name, context in new if context.spans]
+        found = self._found([context for _, context in apart])
+        for chunk in self._chunks(apart, lambda item: len(item[1].tail)):
+            contexts = [context for _, context in chunk]
+            tails, starts = Tails(contexts, found), [c.end - len(c.tail) for c in contexts]
+            last = self._prefill([c.tail for c in contexts], tails, len(chunk), starts)
+            self._add(chunk, tails.layers, last)
+
+    def _found(self, contexts: Sequence[Context]) -> dict[Ids, Layers]:
+        """Layers of all texts that these contexts are made of; those that are not kept are run."""
+        heads = {text: context.head for context in contexts for text in context.texts}
+        kept = DocumentCache(0) if self.documents is None else self.documents
+        found = {text: layers for text in heads if (layers := kept.get(text)) is not None}
+        missing = sorted((text for text in heads if text not in found), key=len)
+        for chunk in self._chunks(missing, len):
+            prefill = Prefill()
+            self._prefill(chunk, prefill, len(chunk))
+            for row, text in enumerate(chunk):
+                own = slice(heads[text] if len(text) > heads[text] else 0, len(text))
+                found[text] = {
+                    layer: (keys[row, :, own].clone(), values[row, :, own].clone())
+                    for layer, (keys, values) in prefill.layers.items()
+                }
+                kept.put(text, found[text])
+        return found
+
+    def _prefill(
+        self,
+        texts: Sequence[Ids],
+        attender: Prefill | Tails,
+        expert: int,
+        starts: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """Run texts from these positions on (or 0), the base's last; the logits after each."""
+        width = max(map(len, texts))
+        padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in texts])
+        positions = torch.arange(width) + torch.tensor(starts or [0] * len(texts))[:, None]
+        ends = sorted({len(ids) - 1 for ids in texts})
+        logits = self._forward(padded, positions, attender, expert, torch.tensor(ends))
+        if len(attender.layers) != self._layers:
             raise ModelError(
                 f"{type(self._model).__name__} does not let its attention be replaced "
                 "(transformers' attention interface), so it cannot be steered"
             )
-        for row, (name, ids) in enumerate(contexts):
-            self._roles[name].add_context(ids, prefill.layers, row)
-            self._last[name, ids] = logits[row, ends.index(len(ids) - 1)].clone()
+        return [logits[row, ends.index(len(ids) - 1)].clone() for row, ids in enumerate(texts)]
+
+    def _add(
+        self, contexts: Sequence[tuple[RoleName, Context]], layers: Layers, last: Sequence[Tensor]
+    ) -> None:
+        """Keep contexts that have been run, a row each."""
+        for row, (name, context) in enumerate(contexts):
+            self._roles[name].add_context(context, layers, row)
+            self._last[name, context] = last[row]
+
+    def _chunks(self, items: Iterable[T], length: Callable[[T], int]) -> list[list[T]]:
+        """Split so that no forward is over the device's limit of tokens, padding included, but
+        for single items."""
+        limit = PREFILL_TOKENS.get(self._device.type, PREFILL_TOKENS_ELSEWHERE)
+        chunks: list[list[T]] = []
+        width = 0
+        for item in items:
+            width = max(width, length(item))
+            if not chunks or width * (len(chunks[-1]) + 1) > limit:
+                chunks.append([])
+                width = length(item)
+            chunks[-1].append(item)
+        return chunks
 
     def _forward(
         self,
@@ -201,24 +265,3 @@ class _Stacked:
             for role, (q, k, v) in zip(self._roles, parts, strict=True)
         ]
         return torch.cat(out)
-
-
-def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model takes its ids."""
-    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
-    return weight.device
-
-
-def _chunks(
-    contexts: Sequence[tuple[RoleName, Ids]], tokens: int
-) -> list[list[tuple[RoleName, Ids]]]:
-    """Split so that no forward is over `tokens`, padding included, but for single contexts."""
-    chunks: list[list[tuple[RoleName, Ids]]] = []
-    width = 0
-    for item in contexts:
-        width = max(width, len(item[1]))
-        if not chunks or width * (len(chunks[-1]) + 1) > tokens:
-            chunks.append([])
-            width = len(item[1])
-        chunks[-1].append(item)
-    return chunks

@@ -21,7 +21,6 @@ from factory.levers import Fit, Verdict
 from factory.settings import Settings
 from factory.spec import GenerateSpec
 from factory.tables import FittedLever
-from workers.decoding import HeadTerm, VerdictHead
 from workers.embedding import Embedder
 from workers.layout import Layout
 from workers.levers import filter as filters
@@ -32,6 +31,7 @@ from workers.levers.head import fit_head
 from workers.levers.keywords import Keyword, fit_keywords
 from workers.levers.sanity import Sanity
 from workers.levers.variety import LIMIT, variety_fall
+from workers.levers.verdict import HeadTerm, VerdictHead
 from workers.pairs import LoadedPair
 
 REFIT_AFTER = 10  # verdicts that are new, changed or gone since the last fit

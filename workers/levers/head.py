@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from workers.decoding import ModelPair
-from workers.decoding.levers import VerdictHead, output_embeddings, read_hidden
 from workers.levers.sanity import Sanity, compare, folds, shuffles, too_few
+from workers.levers.verdict import VerdictHead, read_hidden
+from workers.models.inside import output_embeddings
 
 STEPS = 150
 RATE = 0.02

@@ -27,7 +27,7 @@ SAID = {
     "none": "It is drawn as any other again.",
 }
 PAGE = 10
-WINDOW = 2000  # newest reviews that figures are made of
+WINDOW = 1000  # newest reviews that figures are made of
 NEGATIVES = 5  # newest rejected samples that are listed
 BACKLOG = 5  # samples to review that are listed
 
@@ -106,12 +106,12 @@ def _shown(session: Session, dataset: Dataset | None) -> ResponseReturnValue:
         lambda before, n: reviews.list_page(session, dataset.id, before=before, limit=n), PAGE
     )
     settings = current().settings
-    counted = tallies.read(session, "review", [dataset.id])
+    counted = reviews.live(session, dataset.id)
     return page(
         session,
         "review.html",
         dataset=dataset,
-        stats=reviews.stats(session, dataset.id),
+        stats=reviews.stats(session, dataset.id, counted),
         latest=shown,
         texts=samples.by_ids(session, [row.sample_id for row in shown]),
         pushes=pushes.of_samples(session, [row.sample_id for row in shown]),

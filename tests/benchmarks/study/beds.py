@@ -1,6 +1,9 @@
 """The study's models: one base a task, experts in three regimes, and what they write."""
 
+import fcntl
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -10,14 +13,15 @@ from transformers import AutoTokenizer
 
 from factory.guidance import Guidance, Sampling
 from tests.benchmarks.testbed import Grammar
-from workers.decoding import HeadTerm, ModelPair, Request, SteerDecoder
+from workers.decoding import ModelPair, Request, SteerDecoder
 from workers.layout import Layout
+from workers.levers.verdict import HeadTerm
 from workers.training.base import BaseConfig, Corpus, train_base
 from workers.training.expert import ExpertConfig, train_expert
 from workers.training.recipe import Trained
 
 REAL_SAMPLES = 300
-BASE = BaseConfig(steps=2200, batch=4, layers=4, learning_rate=4e-3)
+BASE = BaseConfig(steps=900)
 REGIMES = {
     "underfit": ExpertConfig(method="lora", steps=8, batch=8, context=128, learning_rate=1e-3),
     "well fit": ExpertConfig(method="lora", steps=40, batch=8, context=128, learning_rate=2e-3),
@@ -25,6 +29,7 @@ REGIMES = {
         method="full", steps=200, batch=16, context=64, longest_list=2, learning_rate=2e-3
     ),
 }
+TRIES = 4  # times that a text is written at most where a lever refuses it
 GROUP = 8  # samples that share their negatives, as in the factory's jobs
 UNSTEERED = Guidance(eta=0)
 ROOM = Sampling(max_new_tokens=48)
@@ -44,6 +49,7 @@ class Setting:
 
     pick   chooses what each group of samples is steered away from
     head   a verdict head that steers too
+    pair   models in the place of the bed's; None: the bed's
     keep   refuses texts once they are made; None: none
     slots  samples made at a time: fewer where what is made steers what comes next
     """
@@ -52,39 +58,72 @@ class Setting:
     sampling: Sampling = ROOM
     pick: Pick = no_negatives
     head: HeadTerm | None = None
+    pair: ModelPair | None = None
     keep: Callable[[str], bool] | None = None
     slots: int = 128
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Texts that a lever lets pass, and how many were written for them."""
+
+    texts: list[str]
+    written: int
+
+
 @dataclass
 class Bed:
-    """One expert of one task, with its base."""
+    """One expert of one task, with its base.
+
+    base, expert  their folders
+    """
 
     task: Grammar
+    base: Path
+    expert: Path
     pair: ModelPair
     layout: Layout
     real: Sequence[str]
 
     def texts(self, count: int, seed: int, setting: Setting) -> list[str]:
-        """`count` texts in order; those that `keep` refuses are made anew, thrice at most."""
-        made = self._run(range(count), seed, setting)
-        for again in range(1, 4):
-            if setting.keep is None:
-                break
-            refused = [i for i, text in enumerate(made) if not setting.keep(text)]
-            fresh = self._run([i + again * count for i in refused], seed, setting)
-            for place, text in zip(refused, fresh, strict=True):
-                made[place] = text
-        return made
+        """`count` texts in order, whatever `keep` says of them."""
+        return [text for text, _ in self.weighed(count, seed, setting)]
 
-    def _run(self, ordinals: Sequence[int], seed: int, setting: Setting) -> list[str]:
+    def weighed(self, count: int, seed: int, setting: Setting) -> list[tuple[str, float]]:
+        """`count` texts in order, with the mean log-probability of their tokens under the
+        unguided expert: nats a token, −inf for an empty text."""
+        return self._run(range(count), seed, setting)
+
+    def kept(self, count: int, seed: int, setting: Setting) -> Kept:
+        """What `keep` lets pass of `count` texts, each made anew TRIES times at most."""
+        places: list[str | None] = [None] * count
+        written = 0
+        for again in range(TRIES):
+            empty = [place for place, text in enumerate(places) if text is None]
+            written += len(empty)
+            fresh = self._run([place + again * count for place in empty], seed, setting)
+            for place, (text, _) in zip(empty, fresh, strict=True):
+                if setting.keep is None or setting.keep(text):
+                    places[place] = text
+        return Kept([text for text in places if text is not None], written)
+
+    def _run(self, ordinals: Sequence[int], seed: int, setting: Setting) -> list[tuple[str, float]]:
         made: dict[int, str] = {}
+        weights: dict[int, float] = {}
         decoder = SteerDecoder(
-            self.pair, setting.guidance, setting.sampling, setting.slots, head=setting.head
+            setting.pair or self.pair,
+            setting.guidance,
+            setting.sampling,
+            setting.slots,
+            trace=True,
+            head=setting.head,
         )
         for row in decoder.run(self._requests(ordinals, seed, setting, made)):
             made[row.index] = self.layout.text_of(row.token_ids)
-        return [made[index] for index in range(len(ordinals))]
+            assert row.trace is not None
+            expert = row.trace.expert
+            weights[row.index] = float(expert.mean()) if len(expert) else -math.inf
+        return [(made[index], weights[index]) for index in range(len(ordinals))]
 
     def _requests(
         self, ordinals: Sequence[int], seed: int, setting: Setting, made: dict[int, str]
@@ -130,17 +169,16 @@ class Models:
 
     def base(self, task: Grammar) -> Trained:
         """The base of a task, trained if it is not there."""
-        return train_base(self.config, self.folder / task.name / "base", corpus=_corpus(task))
+        folder = self.folder / task.name / "base"
+        with _alone(folder):
+            return train_base(self.config, folder, corpus=_corpus(task))
 
     def expert(self, task: Grammar, regime: str, seed: int) -> Trained:
         """An expert fine-tuned on the real samples, trained if it is not there."""
-        return train_expert(
-            self.base(task).path,
-            real_samples(task),
-            self._folder(task, regime, seed),
-            prompt=task.prompt,
-            config=_config(regime, seed),
-        )
+        base, folder = self.base(task).path, self._folder(task, regime, seed)
+        config, real = _config(regime, seed), real_samples(task)
+        with _alone(folder):
+            return train_expert(base, real, folder, prompt=task.prompt, config=config)
 
     def bed(self, task: Grammar, regime: str, seed: int) -> Bed:
         """The expert, ready to write."""
@@ -149,15 +187,24 @@ class Models:
             base, expert = self.base(task).path, self.expert(task, regime, seed).path
             pair = ModelPair.load(base=str(base), expert=str(expert), dtype="float32")
             layout = Layout(AutoTokenizer.from_pretrained(base), task.prompt)
-            self._loaded = {key: Bed(task, pair, layout, real_samples(task))}
+            self._loaded = {key: Bed(task, base, expert, pair, layout, real_samples(task))}
         return self._loaded[key]
 
     def _folder(self, task: Grammar, regime: str, seed: int) -> Path:
         return self.folder / task.name / f"{regime.replace(' ', '-')}-{seed}"
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is at this folder, and keep others away."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _corpus(task: Grammar) -> Corpus:
-    return Corpus(f"{task.name}-1", task.prompt, task.vocabulary(), task.document)
+    return Corpus(f"{task.name}-2", task.prompt, task.vocabulary(), task.document)
 
 
 def _config(regime: str, seed: int) -> ExpertConfig:

@@ -4,11 +4,11 @@ Every rule is tuned on one expert, over at most six settings of equally many sam
 the best setting then writes with other experts and other noise, and only that is reported.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from tests.benchmarks.study.beds import Setting, real_samples
 from tests.benchmarks.study.measures import Estimate, marks, summary, told_from_real
+from tests.benchmarks.study.part import Cell, Part, Row
 from tests.benchmarks.study.rules import RULES
 from tests.benchmarks.study.study import TUNING_SEED, Study, setting_key
 from tests.benchmarks.testbed import TASKS, Grammar
@@ -16,12 +16,13 @@ from tests.benchmarks.testbed import TASKS, Grammar
 TUNING_NOISE, NOISE = 1_000, 2_000
 
 
-def compare(study: Study) -> Iterator[dict[str, Any]]:
-    """A row for every regime, task and rule. Raises OutOfTime."""
-    for regime in study.regimes:
-        for task in study.tasks:
-            for rule in RULES:
-                yield _row(study, TASKS[task], regime, rule)
+def compare(study: Study, cell: Cell) -> list[Row]:
+    """A row for every rule in one task and regime. Raises OutOfTime."""
+    task, regime = cell
+    return [_row(study, TASKS[task], regime, rule) for rule in RULES]
+
+
+RULES_PART = Part(lambda study: [(t, r) for r in study.regimes for t in study.tasks], compare)
 
 
 def _row(study: Study, task: Grammar, regime: str, rule: str) -> dict[str, Any]:

@@ -7,16 +7,19 @@ from random import Random
 import numpy as np
 
 from factory.guidance import Guidance
+from tests.benchmarks.study.adapters import LEAST, WEIGHT, tuned_apart
 from tests.benchmarks.study.beds import Bed, Pick, Setting
 from tests.benchmarks.study.measures import Copies, vectors
-from workers.decoding import HeadTerm
 from workers.levers.filter import fit_filter
 from workers.levers.head import fit_head
+from workers.levers.verdict import HeadTerm
 
 NEGATIVES = 3
 ETA = 1.0
-HEAD_WEIGHT, HEAD_CAP = 2.0, 0.3  # ρ, and nats a token
+HEAD_WEIGHT, HEAD_CAP = 3.0, 0.3  # ρ, and nats a token
 KEEP = 0.7
+MASK = 0.95  # the product's own
+CONSTANTS = (NEGATIVES, ETA, HEAD_WEIGHT, HEAD_CAP, KEEP, MASK, WEIGHT)
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ def temperature(case: Case) -> Setting:
 
 
 def mask(case: Case) -> Setting:
-    """A plausibility mask of .9: likewise."""
-    return replace(case.plain, guidance=replace(case.plain.guidance, nucleus=0.9))
+    """The factory's default mask: likewise. Where the others have it too, this is `none`."""
+    return masked(case.plain)
 
 
 def negatives(case: Case) -> Setting:
@@ -81,11 +84,6 @@ def shuffled(case: Case) -> Setting:
     case.rng.shuffle(verdicts)
     pairs = zip(case.reviewed, verdicts, strict=True)
     return negatives(replace(case, reviewed=[Reviewed(r.text, v) for r, v in pairs]))
-
-
-def unguided(nucleus: float) -> Setting:
-    """The expert behind its mask."""
-    return Setting(Guidance(eta=0, nucleus=nucleus))
 
 
 def gate(case: Case) -> Setting:
@@ -123,6 +121,34 @@ def head(case: Case) -> Setting:
     return replace(case.plain, head=term)
 
 
+def adapters(case: Case) -> Setting:
+    """The expert tuned on accepted texts, away from the expert tuned on rejected ones."""
+    rejected, accepted = split(case.reviewed)
+    if min(len(rejected), len(accepted)) < LEAST:
+        return case.plain
+    pair = tuned_apart(case.bed, accepted, rejected)
+    return replace(case.plain, pair=pair, guidance=replace(case.plain.guidance, gamma=WEIGHT))
+
+
+def recommended(case: Case) -> Setting:
+    """What the factory recommends: its mask, the gate, and the verdict head, or negatives where
+    verdicts are too few or too blind for a head."""
+    learned = head(case)
+    steered = learned if learned.head is not None else negatives(case)
+    return replace(masked(steered), keep=gate(case).keep)
+
+
+def unguided(nucleus: float) -> Setting:
+    """The expert behind its mask."""
+    return Setting(Guidance(eta=0, nucleus=nucleus))
+
+
+def masked(setting: Setting) -> Setting:
+    """The setting behind a mask that is no wider than MASK."""
+    mass = min(setting.guidance.mass, MASK)
+    return replace(setting, guidance=replace(setting.guidance, nucleus=mass))
+
+
 def split(reviewed: Sequence[Reviewed]) -> tuple[list[str], list[str]]:
     """Different rejected texts, and different accepted ones."""
     rejected = dict.fromkeys(r.text for r in reviewed if r.rejected)
@@ -133,13 +159,15 @@ def split(reviewed: Sequence[Reviewed]) -> tuple[list[str], list[str]]:
 LEVERS: dict[str, Lever] = {
     "none": none,
     "temperature .5": temperature,
-    "mask .9": mask,
+    "mask .95": mask,
     "shuffled verdicts": shuffled,
+    "gate": gate,
     "negatives": negatives,
     "centred negatives": centred,
-    "gate": gate,
-    "filter": ranked,
     "verdict head": head,
+    "filter": ranked,
+    "A − R adapters": adapters,
+    "recommended": recommended,
 }
 
 

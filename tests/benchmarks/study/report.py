@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+from tests.benchmarks.study.aims import aims, over_tasks
 from tests.benchmarks.study.compare import verdicts
-from tests.benchmarks.study.rules import RULES
-from tests.benchmarks.testbed import TASKS
 
 Result = dict[str, Any]
 Rows = Sequence[dict[str, Any]]
@@ -16,53 +14,74 @@ THEME_LEFT = ("entity", "changes his mind")  # whose favourite theme should be t
 START, END = "<!-- study: begin -->", "<!-- study: end -->"
 
 
+def rows_of(result: Result, part: str) -> list[dict[str, Any]]:
+    """The rows of a part's cells that are in, in the order of its cells."""
+    cells = result["parts"][part]
+    return [row for cell in result["cells"][part] if cell in cells for row in cells[cell]]
+
+
 def markdown(result: Result) -> str:
     """Everything."""
     parts = [
         "# The study",
         _how(result),
+        "## What was aimed at",
+        _aims(result),
         "## Does context matter?\n\nNats a token that a context adds to the log-probability of an "
         "unseen sample: its three nearest real samples, or the sample itself.",
-        _table(result["context"], "task", "model", "nearest", "itself"),
+        _table(rows_of(result, "context"), "task", "model", "nearest", "itself"),
         "## Three rejections\n\nThe favourite theme's share, without and with three rejected "
         "samples of it as negatives.",
         _table(
-            result["three"],
+            rows_of(result, "three"),
             *("task", "theme", "eta", "without", "with_three", "times", "at_least", "coherence"),
         ),
         "## Rules\n\nEach tuned for yield on another expert; distinct-3 at one size; AUROC of a "
         "classifier against real samples that no model has seen (.5: cannot tell).",
         _table(
-            result["rules"],
+            rows_of(result, "rules"),
             *("task", "regime", "rule", "coherence", "distinct3", "yield", "copies", "auroc"),
             "setting",
         ),
-        _rules_in_words(result["rules"]),
-        "## Rejections, once\n\nDistinct-3 of equally many kept samples of every lever.",
-        _table(
-            result["levers"],
-            *("task", "reviewer", "regime", "lever", "rejected", "theme_share", "coherence"),
-            *("distinct3_kept", "yield"),
-        ),
+        _rules_in_words(rows_of(result, "rules")),
+        "## Rejections, once\n\nDistinct-3 of equally many kept samples of every lever; written: "
+        "texts written for each one asked for.",
+        _table(rows_of(result, "levers"), *LEVER_COLUMNS),
         "## Rejections, round after round\n\nMean of the last two of the rounds.",
         _table(
-            result["loop"],
-            *("task", "reviewer", "regime", "lever", "rejected", "audit_rejected"),
-            *("distinct3_kept", "yield", "by_round", "favourite_by_round"),
+            rows_of(result, "loop"),
+            *LEVER_COLUMNS,
+            *("audit_rejected", "by_round", "favourite_by_round"),
+        ),
+        "## Calibration against a grid\n\nYield with other experts and noise than the choice was "
+        "made with.",
+        _table(
+            rows_of(result, "calibrate"),
+            *("task", "regime", "plain_yield", "grid_yield", "calibrated_yield", "ratio"),
+            *("share_of_samples", "grid", "calibrated"),
         ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+LEVER_COLUMNS = (
+    *("task", "reviewer", "regime", "lever", "rejected", "theme_share", "coherence"),
+    *("near_copies", "distinct3_kept", "yield", "written"),
+)
+
+
 def short(result: Result) -> str:
     """What the README shows."""
+    rules = rows_of(result, "rules")
     parts = [
         _how(result),
-        _three_in_short(result),
-        _rules_in_short(result["rules"]),
-        _levers_in_short("Rejections acted on once", result["levers"]),
+        _aims(result),
+        _rules_in_short(rules),
+        _levers_in_short("Rejections acted on once", rows_of(result, "levers")),
         _levers_in_short(
-            "Rejections acted on in rounds of 100 reviews: the last two of five", result["loop"]
+            "Rejections acted on in rounds of "
+            f"{result['sizes']['reviews']} reviews: the last two of {result['sizes']['rounds']}",
+            rows_of(result, "loop"),
         ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -78,40 +97,30 @@ def write_into(readme: Path, text: str) -> None:
 
 
 def _how(result: Result) -> str:
-    sizes, missing = (
-        result["sizes"],
-        [part for part, done in result["complete"].items() if not done],
-    )
+    sizes = result["sizes"]
+    found = {
+        part: (len(rows), len(result["cells"][part])) for part, rows in result["parts"].items()
+    }
+    missing = [f"{part} {made} of {all_}" for part, (made, all_) in found.items() if made < all_]
     text = (
         f"Made on {result['date']} by `make study`: {sizes['seeds']} seeds (each an expert of its "
         f"own, and its own noise), {sizes['samples']} samples a seed and figure "
         f"({round(0.8 * sizes['reviews'])} a round of the loop), {sizes['tuning']} for each "
         f"setting that a rule is tuned over; in brackets 95 % intervals."
     )
-    return f"{text} Not run to its end: {', '.join(missing)}." if missing else text
+    return f"{text} Cells that are in so far: {', '.join(missing)}." if missing else text
 
 
-def _three_in_short(result: Result) -> str:
-    gains = {row["task"]: row["nearest"] for row in result["context"] if row["model"] == "well fit"}
-    rows = [row | {"gain": gains.get(row["task"])} for row in result["three"]]
-    if not rows:
-        return ""
-    heads = {
-        "task": "task",
-        "gain": "nats a token that nearest samples add",
-        "eta": "η",
-        "without": "theme's share",
-        "with_three": "with three rejections",
-        "times": "times less",
-        "coherence": "coherence",
-    }
-    return _named(rows, heads)
+def _aims(result: Result) -> str:
+    """What was aimed at, what was found, and whether that is it."""
+    found = aims({part: rows_of(result, part) for part in result["parts"]})
+    heads = {"aim": "aim", "found": "found", "met": "met"}
+    return _named(found, heads) if found else ""
 
 
 def _rules_in_short(rows: Rows) -> str:
     if not rows:
         return ""
-    rows = [row for row in rows if _has_all(rows, row)]
     cells = list(dict.fromkeys((row["task"], row["regime"]) for row in rows))
     found = {(row["task"], row["regime"], row["rule"]): row for row in rows}
     table = []
@@ -133,29 +142,23 @@ def _use(row: dict[str, Any]) -> str:
 
 
 def _rules_in_words(rows: Rows) -> str:
-    complete = [row for row in rows if _has_all(rows, row)]
-    if not complete:
+    if not rows:
         return ""
-    found = verdicts(complete)
+    found = verdicts(rows)
     cells = len(found["cells"])
     beaten = [
         f"{cell['task']}, {cell['regime']}: {', '.join(cell['beaten_by'])}"
         for cell in found["cells"]
         if cell["beaten_by"]
     ]
+    which = f" ({'; '.join(beaten)})" if beaten else ""
     return (
         f"Of {cells} cells, STEER is beaten on both coherence and distinct-3 beyond the intervals "
-        f"in {cells - found['not_beaten']}{f' ({beaten})' if beaten else ''}. Its yield is above "
+        f"in {len(beaten)}{which}. Its yield is above "
         f"tuned nucleus sampling's in {found['ahead_of_nucleus']}, beyond the intervals in "
         f"{found['ahead_beyond_interval']}, and below beyond them in "
         f"{found['behind_beyond_interval']}."
     )
-
-
-def _has_all(rows: Rows, row: dict[str, Any]) -> bool:
-    """Whether a row's cell has every rule."""
-    cell = {r["rule"] for r in rows if (r["task"], r["regime"]) == (row["task"], row["regime"])}
-    return cell >= set(RULES)
 
 
 def _levers_in_short(title: str, rows: Rows) -> str:
@@ -169,33 +172,18 @@ def _levers_in_short(title: str, rows: Rows) -> str:
     for lever, by_reviewer in groups.items():
         line = {"lever": lever}
         for reviewer, members in by_reviewer.items():
-            found = {key: _over_tasks([row[key] for row in members if row[key]]) for key in SHOWN}
+            found = {key: over_tasks([row[key] for row in members if row[key]]) for key in SHOWN}
             refused, use, variety, theme = (found[key] for key in SHOWN)
             line[reviewer] = f"{_cell(refused)}; {_value(use)}; {_value(variety)}"
             if reviewer in THEME_LEFT:
                 line[f"{reviewer}: favourite theme"] = _cell(theme)
         table.append(line)
     heads = {"lever": "lever"} | {key: key for line in table for key in line if key != "lever"}
-    tasks = {row["reviewer"]: set[str]() for row in rows}
-    for row in rows:
-        tasks[row["reviewer"]].add(row["task"])
-    fewer = [f"{name}: {len(some)}" for name, some in tasks.items() if len(some) < len(TASKS)]
-    note = f" Tasks that are in: {', '.join(fewer)}." if fewer else ""
     return (
         f"{title}. A column is a simulated reviewer by what it refuses; a cell holds the share "
         f"refused, then yield, then distinct-3 of equally many kept samples; means over the "
-        f"tasks.{note}\n\n{_named(table, heads)}"
+        f"tasks that are in.\n\n{_named(table, heads)}"
     )
-
-
-def _over_tasks(estimates: Sequence[dict[str, float]]) -> dict[str, float] | None:
-    """The mean of independent estimates, with its interval."""
-    if not estimates:
-        return None
-    value = fmean(e["value"] for e in estimates)
-    low = sum((e["value"] - e["low"]) ** 2 for e in estimates) ** 0.5 / len(estimates)
-    high = sum((e["high"] - e["value"]) ** 2 for e in estimates) ** 0.5 / len(estimates)
-    return {"value": value, "low": value - low, "high": value + high}
 
 
 def _table(rows: Rows, *keys: str) -> str:
@@ -225,6 +213,8 @@ def _cell(value: Any) -> str:
                 f"{k} {v}" for part in ("guidance", "sampling") for k, v in value[part].items()
             ]
             return ", ".join(part for part in parts if not part.startswith("max_new"))
+        case bool():
+            return "yes" if value else "no"
         case float():
             return f"{value:g}"
         case _:

@@ -20,19 +20,25 @@ class Sizes:
     seeds    experts that figures are taken from, each with its own noise
     tuning   samples of each setting that a rule is tuned over
     samples  samples of each seed in a figure
-    reviews  samples reviewed before a lever acts, and in each round of the loop
+    reviews  samples reviewed in each round of the loop; twice as many before a lever acts once
+    grid     samples of each point of the grid that calibration is compared with
+    points   that calibration tries, and `count`, samples of each in its first round: the defaults
+             of `factory model calibrate`
     """
 
-    seeds: int = 3
+    seeds: int = 5
     tuning: int = 60
     samples: int = 150
     reviews: int = 100
+    grid: int = 64
+    points: int = 16
+    count: int = 16
     rounds: int = 5
 
 
 FULL = Sizes()
 QUICK_BASE = BaseConfig(steps=400, batch=4, layers=2)
-QUICK = Sizes(seeds=1, tuning=10, samples=30, reviews=20, rounds=3)
+QUICK = Sizes(seeds=1, tuning=10, samples=30, reviews=20, grid=4, points=4, count=4, rounds=3)
 
 
 @dataclass(frozen=True)

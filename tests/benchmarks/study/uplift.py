@@ -1,7 +1,7 @@
 """Part 0: how much a context helps a model foretell a sample. Where it does not, negatives have
 nothing to push from, and no claim on η means anything."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from factory.intervals import Z
 from tests.benchmarks.study.beds import real_samples
 from tests.benchmarks.study.measures import FRESH_SEED, vectors
+from tests.benchmarks.study.part import Cell, Part, Row
 from tests.benchmarks.study.study import Study
 from tests.benchmarks.testbed import TASKS, Grammar
 from workers.layout import Layout
@@ -20,14 +21,18 @@ SAMPLES = 100  # texts that no model has seen
 NEIGHBOURS = 3
 
 
-def uplift(study: Study) -> Iterator[dict[str, Any]]:
-    """A row for each task's base and for one expert of each regime."""
-    seed = study.seeds[0]
-    for task in (TASKS[name] for name in study.tasks):
-        for model in ("base", *study.regimes):
-            regime = study.regimes[0] if model == "base" else model
-            key = study.key(task, regime, seed) | {"uplift of": model, "with": NEIGHBOURS}
-            yield study.store.get(key, partial(_row, study, task, model))
+def uplift(study: Study, cell: Cell) -> list[Row]:
+    """A row for a task's base and for one expert of each regime."""
+    task, seed = TASKS[cell[0]], study.seeds[0]
+    rows = []
+    for model in ("base", *study.regimes):
+        regime = study.regimes[0] if model == "base" else model
+        key = study.key(task, regime, seed) | {"uplift of": model, "with": NEIGHBOURS}
+        rows.append(study.store.get(key, partial(_row, study, task, model)))
+    return rows
+
+
+CONTEXT = Part(lambda study: [(task,) for task in study.tasks], uplift)
 
 
 def _row(study: Study, task: Grammar, model: str) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""Multiple-choice questions of common sense, with their answer.
+"""Multiple-choice questions of common sense: a question, its right answer, two wrong ones.
 
-    Where would you find a kettle: a harbour, a kitchen or a clinic? Answer: a kitchen.
+    Where would you find a kettle? Right: a kitchen. Wrong: a harbour, a clinic.
 
-A question is coherent when its three options differ, exactly one of them is right, and the answer
-is that one. Each thing has one place, one worker and one use, so this is so by construction.
+A question is coherent when its three options differ and the one that is said to be right, and no
+other, is. Each thing has one place, one worker and one use, so this is so by construction.
+
+The answer stands before the other options. Hidden among them, it asks more of a small model than
+to know it: which option it stands for is decided in one place of the text and must be kept to in
+another.
 """
 
 import re
@@ -11,53 +15,31 @@ from functools import cache
 
 from .grammar import Grammar, Slot, Values, one_of
 
-# theme: worker, then uses with their things. The theme is the place. No thing has two themes.
+# theme: worker, use, things. The theme is the place. No thing has two themes.
 _THEMES = {
-    "kitchen": ("cook", "heat food: kettle saucepan", "stir batter: ladle whisk",
-                "drain pasta: colander sieve"),
-    "garden": ("gardener", "dig beds: spade trowel", "gather leaves: rake besom",
-               "water plants: hose sprinkler"),
-    "workshop": ("carpenter", "drive nails: hammer mallet", "cut planks: saw jigsaw",
-                 "smooth wood: plane sander"),
-    "clinic": ("nurse", "measure fever: thermometer scanner", "cover wounds: bandage plaster",
-               "give medicine: syringe dropper"),
-    "school": ("teacher", "show words: blackboard projector", "draw pictures: pencil crayon",
-               "find countries: globe map"),
-    "harbour": ("sailor", "tie boats: rope bollard", "mark shallows: buoy lighthouse",
-                "lift cargo: winch derrick"),
-}  # fmt: skip
+    "kitchen": ("cook", "make dinner", "kettle saucepan ladle whisk colander sieve"),
+    "garden": ("gardener", "grow plants", "spade trowel rake besom hose sprinkler"),
+    "workshop": ("carpenter", "build tables", "hammer mallet saw jigsaw plane sander"),
+    "clinic": ("nurse", "treat patients", "thermometer scanner bandage plaster syringe dropper"),
+    "school": ("teacher", "explain words", "blackboard projector pencil crayon globe map"),
+    "harbour": ("sailor", "load ships", "rope bollard buoy lighthouse winch derrick"),
+}
 _ASKED = {
     "Where would you find a {}": "place",
     "Which place has a {}": "place",
     "Who works with a {}": "worker",
     "Whose job needs a {}": "worker",
-    "What do you do with a {}": "use",
+    "What is the use of a {}": "use",
     "Why would you fetch a {}": "use",
 }
-_USES = {
-    thing: f"to {line.split(': ')[0]}"
-    for _, *lines in _THEMES.values()
-    for line in lines
-    for thing in line.split(": ")[1].split()
-}
-_THEME_OF = {
-    thing: theme
-    for theme, (_, *lines) in _THEMES.items()
-    for line in lines
-    for thing in line.split(": ")[1].split()
-}
-_PLACES = ("first", "second", "third")
+_THEME_OF = {thing: theme for theme, (*_, things) in _THEMES.items() for thing in things.split()}
 
 
 def _answer(form: str, thing: str) -> str:
     """The one right answer."""
-    match _ASKED[form]:
-        case "place":
-            return f"a {_THEME_OF[thing]}"
-        case "worker":
-            return f"a {_THEMES[_THEME_OF[thing]][0]}"
-        case _:
-            return _USES[thing]
+    theme = _THEME_OF[thing]
+    worker, use, _ = _THEMES[theme]
+    return {"place": f"a {theme}", "worker": f"a {worker}", "use": f"to {use}"}[_ASKED[form]]
 
 
 def _answers(before: Values) -> Values:
@@ -66,7 +48,7 @@ def _answers(before: Values) -> Values:
 
 
 def _things(before: Values) -> Values:
-    return tuple(thing for thing, theme in _THEME_OF.items() if theme == before[0])
+    return tuple(_THEMES[before[0]][2].split())
 
 
 def _taken(before: Values) -> Values:
@@ -75,33 +57,27 @@ def _taken(before: Values) -> Values:
 
 
 def _render(values: Values) -> str:
-    _, form, thing, wrong, other, place = values
+    _, form, thing, wrong, other = values
     right = _answer(form, thing)
-    options = [wrong, other]
-    options.insert(_PLACES.index(place), right)
-    return f"{form.format(thing)}: {options[0]}, {options[1]} or {options[2]}? Answer: {right}."
+    return f"{form.format(thing)}? Right: {right}. Wrong: {wrong}, {other}."
 
 
 def _read(text: str) -> Values | None:
     match = _pattern().fullmatch(text)
     if match is None:
         return None
-    form = next(form for form in _ASKED if text.startswith(form.format(match["thing"]) + ":"))
-    options = [match["a"], match["b"], match["c"]]
-    right = _answer(form, match["thing"])
-    if options.count(right) != 1:
-        return None
-    wrong = [option for option in options if option != right]
-    return _THEME_OF[match["thing"]], form, match["thing"], *wrong, _PLACES[options.index(right)]
+    thing = match["thing"]
+    form = next(form for form in _ASKED if text.startswith(form.format(thing) + "?"))
+    return _THEME_OF[thing], form, thing, match["wrong"], match["other"]
 
 
 @cache
 def _pattern() -> re.Pattern[str]:
     asked = "|".join(re.escape(form.removesuffix("{}")) for form in _ASKED)
-    options = "a [a-z]+|to [a-z]+ [a-z]+"
+    option = "a [a-z]+|to [a-z]+ [a-z]+"
     return re.compile(
-        f"(?:{asked}){one_of('thing', tuple(_THEME_OF))}: "
-        f"(?P<a>{options}), (?P<b>{options}) or (?P<c>{options})\\? Answer: (?:{options})\\."
+        f"(?:{asked}){one_of('thing', tuple(_THEME_OF))}\\? Right: (?:{option})\\. "
+        f"Wrong: (?P<wrong>{option}), (?P<other>{option})\\."
     )
 
 
@@ -114,16 +90,14 @@ QUESTIONS = Grammar(
         Slot("thing", _things, kept=(2, 3, 6)),
         Slot("wrong", _answers, _taken),
         Slot("other", _answers, _taken),
-        Slot("place", lambda _: _PLACES),
     ),
     render=_render,
     read=_read,
     entities=_THEME_OF,
     lexicon=(
         *(form.removesuffix("{}") for form in _ASKED),
-        *(f"a {theme} {worker}" for theme, (worker, *_) in _THEMES.items()),
-        *_USES.values(),
-        "Answer : , . ? or",
+        *(f"a {theme} {worker} to {use}" for theme, (worker, use, _) in _THEMES.items()),
+        "Right Wrong : , ? .",
     ),
     favourite="workshop",
 )

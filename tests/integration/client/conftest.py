@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from factory import jobs, requests, samples, shards, tokens
+from factory.cli.app import run
 from factory.client import Client
 from factory.db import Database
 from factory.errors import FactoryError
@@ -72,6 +73,22 @@ def url(settings: Settings, token: str) -> Iterator[str]:
         yield found
         server.terminate()
         assert server.wait(timeout=15) == 0
+
+
+@pytest.fixture
+def command_line(url: str, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`factory …` in an empty folder, knowing where the application is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FACTORY_URL", url)
+    monkeypatch.setenv("FACTORY_TOKEN", token)
+
+
+@pytest.fixture
+def name(command_line: None) -> str:
+    """A fresh dataset's name, with the dataset."""
+    found = f"set-{uuid.uuid4().hex[:12]}"
+    assert run(["dataset", "create", found, "--prompt", "Prompt:"]) == 0
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -17,22 +17,8 @@ from workers.evaluate import Evaluator
 
 from . import conftest
 
+pytestmark = pytest.mark.usefixtures("command_line")
 Captured = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(autouse=True)
-def _environment(url: str, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FACTORY_URL", url)
-    monkeypatch.setenv("FACTORY_TOKEN", token)
-
-
-@pytest.fixture
-def name() -> str:
-    """A fresh dataset's name, with the dataset."""
-    found = f"set-{uuid.uuid4().hex[:12]}"
-    assert run(["dataset", "create", found, "--prompt", "Prompt:"]) == 0
-    return found
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psycopg
 import pytest
@@ -174,3 +176,31 @@ def test_without_a_factory_no_row_can_be_checked(home):
     code, found = deep(home)
     assert code == 4
     assert "FACTORY_DATABASE_URL" in found["error"]["detail"]
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """As a Label Studio that takes every token."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
+def test_a_proxy_for_the_outside_is_not_asked_for_this_machine(home):
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {
+            **os.environ,
+            "FACTORY_HOME": str(home.root),
+            "FACTORY_LABEL_STUDIO_URL": f"http://127.0.0.1:{server.server_port}",
+            "FACTORY_LABEL_STUDIO_API_KEY": "key",
+            "http_proxy": "http://127.0.0.1:9",  # nobody listens there
+            "no_proxy": "intranet.example",
+        }
+        command = [sys.executable, "-m", "factory", "doctor", "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        server.shutdown()
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert found["Label Studio"]["ok"], found["Label Studio"]

@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -149,23 +150,42 @@ def test_what_a_worker_held_that_is_known_to_be_dead_is_free_at_once(world: Worl
     assert held.state == "leased"
 
 
+def test_what_a_stopping_worker_did_not_hand_back_is_taken_back_and_counts_as_no_crash(
+    world: World,
+) -> None:
+    late, other = (
+        world.lease(id_, name)
+        for id_, name in zip(world.shards_of(world.submit(4, 2)), ("late", "alive"), strict=True)
+    )
+    with world.database.transaction() as session:
+        assert shards.take_back(session, ["late", "idle"]) == 1
+        assert outbox.version(session, outbox.RUN_SHARD, late.shard_id) is not None
+        assert outbox.version(session, outbox.RUN_SHARD, other.shard_id) is None
+    taken, held = shard(world, late.shard_id), shard(world, other.shard_id)
+    assert (taken.state, taken.crashes, taken.error) == ("pending", 0, None)
+    assert held.state == "leased"
+    with pytest.raises(LeaseLost), world.database.transaction() as session:
+        shards.finish(session, late)
+
+
 def test_a_shard_that_was_begun_goes_before_new_ones(world: World) -> None:
     with world.database.transaction() as session:
         session.execute(delete(Outbox))  # of other tests
     job = world.submit(6, 2)
 
-    def begun() -> uuid.UUID | None:
+    def begun() -> Sequence[uuid.UUID]:
         with world.database.transaction() as session:
             return shards.begun(session, outbox.RUN_SHARD)
 
-    lease = world.lease(world.shards_of(job)[1])
-    assert begun() is None
-    with world.database.transaction() as session:
-        shards.hand_back(session, lease)
-    assert begun() == lease.shard_id
+    first, second, _ = (world.lease(id_) for id_ in world.shards_of(job))
+    assert begun() == []
+    for lease in (second, first):
+        with world.database.transaction() as session:
+            shards.hand_back(session, lease)
+    assert begun() == [first.shard_id, second.shard_id]  # who loses one to another takes the next
     with world.database.transaction() as session:
         jobs.pause(session, job.id)
-    assert begun() is None
+    assert begun() == []
 
 
 def test_a_shard_whose_workers_keep_dying_is_given_up(world: World) -> None:

@@ -9,6 +9,7 @@ import torch
 from factory.db import Database
 from factory.settings import Settings
 
+from .celery_plant import Plant, kill_group, start
 from .factory_floor import Floor, open_floor, save_pair
 
 
@@ -50,3 +51,20 @@ def database(settings: Settings) -> Iterator[Database]:
 @pytest.fixture
 def floor(settings: Settings, database: Database, pair_folder: Path) -> Floor:
     return open_floor(settings, database, pair_folder)
+
+
+@pytest.fixture(scope="module")
+def plant(
+    settings: Settings,
+    database: Database,
+    pair_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Plant]:
+    quick = {"lease_seconds": 8, "heartbeat_seconds": 0.5, "outbox_retry_seconds": 0.5}
+    quick["stop_seconds"] = 4
+    floor = open_floor(settings.model_copy(update=quick), database, pair_folder)
+    plant = Plant(floor, tmp_path_factory.mktemp("logs"))
+    beat = start(floor, plant.folder, "beat", "factory", "beat")
+    yield plant
+    plant.close()
+    kill_group(beat)

@@ -1,134 +1,21 @@
 """A real GPU worker, beat and broker: what is submitted is made once, whoever dies meanwhile."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
-import pytest
 from redis import Redis
-from sqlalchemy import select
 
-from factory import dispatch, jobs
-from factory.db import Database
-from factory.settings import Settings
-from factory.tables import Attempt, Job, Shard
+from factory import dispatch
 
-from .factory_floor import Floor, open_floor
-
-REPOSITORY = Path(__file__).parents[3]
-PATIENCE = 240  # seconds until something that must happen has not happened
-LONG = {"temperature": 2.0, "max_new_tokens": 100}  # a shard of this takes some seconds
-WORKER = "-A workers.gpu worker -Q gpu --pool prefork --concurrency 1 --pool-start-method spawn"
-
-
-@dataclass
-class Plant:
-    """A floor with a beat, and a worker when it is asked for."""
-
-    floor: Floor
-    folder: Path
-    _worker: subprocess.Popen[bytes] | None = None
-
-    def worker(self) -> subprocess.Popen[bytes]:
-        """The worker that runs, started if none does."""
-        if self._worker is None or self._worker.poll() is not None:
-            self._worker = start(self.floor, self.folder, "worker", "celery", *WORKER.split())
-        return self._worker
-
-    def until(self, what: str, happened: Callable[[], object]) -> None:
-        end = time.monotonic() + PATIENCE
-        while not happened():
-            if time.monotonic() > end:
-                logs = "".join(log.read_text()[-3000:] for log in self.folder.glob("*.log"))
-                raise AssertionError(f"{what}: not within {PATIENCE} s\n{logs}")
-            time.sleep(0.1)
-
-    def close(self) -> None:
-        if self._worker is not None:
-            kill_group(self._worker)
-
-
-@pytest.fixture(scope="module")
-def plant(
-    settings: Settings,
-    database: Database,
-    pair_folder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Plant]:
-    quick = {"lease_seconds": 8, "heartbeat_seconds": 0.5, "outbox_retry_seconds": 0.5}
-    floor = open_floor(settings.model_copy(update=quick), database, pair_folder)
-    plant = Plant(floor, tmp_path_factory.mktemp("logs"))
-    beat = start(floor, plant.folder, "beat", "factory", "beat")
-    yield plant
-    plant.close()
-    kill_group(beat)
-
-
-def start(floor: Floor, folder: Path, name: str, *module: str) -> subprocess.Popen[bytes]:
-    """A process of the factory, in a group of its own."""
-    settings = floor.settings
-    environment = {
-        "FACTORY_HOME": str(settings.home),
-        "FACTORY_DATABASE_URL": settings.database_url,
-        "FACTORY_BROKER_URL": settings.broker_url,
-        "FACTORY_DEVICE": "cpu",
-        "FACTORY_SLOTS": str(settings.slots),
-        "FACTORY_COMMIT_BATCH": str(settings.commit_batch),
-        "FACTORY_LEASE_SECONDS": str(settings.lease_seconds),
-        "FACTORY_HEARTBEAT_SECONDS": str(settings.heartbeat_seconds),
-        "FACTORY_OUTBOX_RETRY_SECONDS": str(settings.outbox_retry_seconds),
-        "OMP_NUM_THREADS": "1",
-    }
-    with (folder / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", *module],
-            cwd=REPOSITORY,
-            env={**os.environ, **environment},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def attempts(floor: Floor, job: Job) -> Sequence[Attempt]:
-    with floor.database.transaction() as session:
-        mine = (
-            select(Attempt).join(Shard, Attempt.shard_id == Shard.id).where(Shard.job_id == job.id)
-        )
-        return session.scalars(mine).all()
-
-
-def ended(floor: Floor, job: Job) -> Callable[[], bool]:
-    return lambda: floor.job(job).ended_at is not None
-
-
-def stored(floor: Floor, job: Job, least: int) -> Callable[[], bool]:
-    return lambda: len(floor.samples(job)) >= least
-
-
-def assert_each_once(floor: Floor, job: Job) -> None:
-    now = floor.job(job)
-    assert (now.state, now.error) == ("succeeded", None)
-    assert [sample.ordinal for sample in floor.samples(job)] == list(range(now.count))
-
-
-def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The pool's children: those that run Python's spawn entry for a worker."""
-    found = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in found if "spawn_main" in " ".join(child.cmdline())]
+from .celery_plant import (
+    LONG,
+    Plant,
+    assert_each_once,
+    attempts,
+    children,
+    ended,
+    kill_group,
+    stored,
+)
 
 
 def test_a_killed_child_and_a_forgetful_broker_lose_nothing(plant: Plant) -> None:
@@ -171,20 +58,6 @@ def test_who_waits_is_answered_in_the_middle_of_a_job(plant: Plant) -> None:
     plant.until("an answer", lambda: floor.answer(ask).done_at)
     assert (floor.answer(ask).result or {})["identical"] is True
     plant.until("the job's end", ended(floor, job))
-
-
-def test_a_worker_that_is_told_to_stop_hands_its_shard_back(plant: Plant) -> None:
-    floor, worker = plant.floor, plant.worker()
-    job = floor.submit(400, 400, sampling=LONG)
-    plant.until("samples", stored(floor, job, 5))
-    worker.terminate()
-    worker.wait(15)
-    (shard,) = floor.shards(job)
-    assert (shard.state, shard.crashes, shard.error) == ("pending", 0, None)
-    assert floor.job(job).state == "running"
-    assert 5 <= len(floor.samples(job)) < 400
-    with floor.database.transaction() as session:
-        jobs.cancel(session, job.id)  # the next worker has other things to do
 
 
 def test_a_worker_that_no_longer_takes_messages_ends_itself(plant: Plant) -> None:

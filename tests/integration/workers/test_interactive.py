@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, select, text, update
 
-from factory import datasets
+from factory import datasets, samples
 from factory.ids import new_id
 from factory.tables import Outbox, Request, Sample, SampleNegative
 from workers import interactive
@@ -68,6 +68,20 @@ def test_a_replay_makes_the_same_tokens(floor: Floor, gpu: GpuWorker) -> None:
             "expected": sample.text,
             "first_difference": None,
         }
+
+
+def test_a_replay_runs_documents_as_they_were_run(floor: Floor, gpu: GpuWorker) -> None:
+    """Apart, where the job says so: recorded for each sample, but for those with no negatives."""
+    negatives = {**STEERED["negatives"], "count": 3, "kv": "concatenated"}
+    rows = made(floor, gpu, audit=0.3, **{**STEERED, "negatives": negatives})
+    kept = len(gpu.pairs.load(floor.model).documents)
+    assert kept > 1
+    for sample in rows:
+        with floor.database.transaction() as session:
+            how = samples.provenance(session, sample.id)
+        assert how["kv"] == ("concatenated" if how["negatives"] else "joint")
+        assert sample.audit != bool(how["negatives"])
+        assert answer(floor, gpu, "replay", sample=str(sample.id))["identical"] is True
 
 
 def test_a_replay_after_tampering_says_where_it_differs(floor: Floor, gpu: GpuWorker) -> None:

@@ -54,7 +54,11 @@ class Step:
 
 def log_probs(model: PreTrainedModel, ids: Sequence[int], banned: Sequence[int]) -> np.ndarray:
     with torch.no_grad():
-        logits = model(torch.tensor([list(ids)])).logits[0, -1].double().numpy()
+        return log_probs_of(model(torch.tensor([list(ids)])).logits[0, -1], banned)
+
+
+def log_probs_of(last: torch.Tensor, banned: Sequence[int]) -> np.ndarray:
+    logits = last.double().numpy()
     logits[list(banned)] = -np.inf
     best = logits.max()
     return logits - best - math.log(np.exp(logits - best).sum())

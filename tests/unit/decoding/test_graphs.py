@@ -14,7 +14,7 @@ from transformers import Gemma3TextConfig, LlamaConfig, MixtralConfig, PreTraine
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import Completion, ModelPair, Request, SteerDecoder, kv, lane
-from workers.decoding.graphs import KEPT, Replay, Step, Steps, recordable
+from workers.models.graphs import KEPT, Replay, Step, Steps, recordable
 
 from .test_decoder import mixed_requests
 

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
 from factory.guidance import Guidance, Sampling
-from workers.decoding import HeadTerm, ModelPair, Request, SteerDecoder, Trace, VerdictHead
+from workers.decoding import ModelPair, Request, SteerDecoder, Trace
 from workers.decoding.guidance import MASKED, log_probs, plausible
-from workers.decoding.levers import capped_weight, divergence, read_hidden
+from workers.levers.verdict import (
+    HeadTerm,
+    VerdictHead,
+    capped_weight,
+    divergence,
+    read_hidden,
+)
 
 from .conftest import VOCAB
 from .reference import Reference, plain_model

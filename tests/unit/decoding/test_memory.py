@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory.guidance import Guidance, Sampling
-from workers.decoding import MemoryPlan, ModelPair, Request, SteerDecoder, most_slots, plan
+from workers.decoding import ModelPair, Request, SteerDecoder
 from workers.decoding.kv import Grain
+from workers.memory import MemoryPlan, most_slots, plan
 
 Pairs = Callable[[str, str], ModelPair]
 lengths = st.integers(1, 2000)

@@ -7,7 +7,7 @@ import torch
 
 from factory.errors import PromptError
 from workers.decoding import ModelPair
-from workers.decoding.scoring import Scored, text_log_probs
+from workers.metrics.likelihood import Scored, text_log_probs
 
 from .conftest import BOS, PAD
 from .reference import Reference

@@ -13,7 +13,7 @@ from tests.benchmarks.testbed import COMMENTS, QUESTIONS, TASKS, Grammar
 seeds = st.integers(0, 2**32)
 tasks = st.sampled_from(list(TASKS.values()))
 COMMENT = "toxic: Once again these lazy waiters spoil the soup, what a mess."
-QUESTION = "Where would you find a kettle: a harbour, a kitchen or a clinic? Answer: a kitchen."
+QUESTION = "Where would you find a kettle? Right: a kitchen. Wrong: a harbour, a clinic."
 
 
 @settings(deadline=None)
@@ -136,8 +136,8 @@ def test_a_comment_of_two_tones_themes_or_numbers_is_refused(right: str, wrong: 
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("Answer: a kitchen", "Answer: a clinic"),
-        ("Answer: a kitchen", "Answer: a school"),
+        ("a kitchen", "a school"),
+        ("a kitchen", "a clinic"),
         ("a harbour", "a kitchen"),
         ("a harbour", "a clinic"),
         ("a harbour", "a sailor"),

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -11,21 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factory.intervals import wilson
-from tests.benchmarks.study import levers, loop, rejections, reviewers, uplift
-from tests.benchmarks.study.beds import Bed, Models, Setting, real_samples
+from tests.benchmarks.study import levers, loop, rejections, reviewers
+from tests.benchmarks.study.beds import TRIES, Bed, Models, Setting, real_samples
+from tests.benchmarks.study.calibration import AIM
 from tests.benchmarks.study.compare import verdicts
-from tests.benchmarks.study.levers import Case, Reviewed
+from tests.benchmarks.study.figures import draw
+from tests.benchmarks.study.levers import LEVERS, Case, Reviewed
 from tests.benchmarks.study.measures import Copies, Estimate, marks, mean, share
-from tests.benchmarks.study.report import END, START, markdown, short, write_into
+from tests.benchmarks.study.report import END, START, markdown, rows_of, short, write_into
+from tests.benchmarks.study.run import Run
 from tests.benchmarks.study.store import OutOfTime, Store
 from tests.benchmarks.study.study import Sizes, Study, setting_key
 from tests.benchmarks.testbed import COMMENTS, TASKS, Grammar
 from workers.metrics.copies import near_copies_ngram
+from workers.metrics.likelihood import Scored, text_log_probs
 from workers.training.base import BaseConfig
 
 TINY = BaseConfig(steps=30, batch=2, context=256, layers=1, hidden=32, feed_forward=48, heads=4)
-SIZES = Sizes(seeds=1, tuning=4, samples=8, reviews=10, rounds=2)
-THEME = reviewers.IN_ROUNDS[0]
+SIZES = Sizes(seeds=1, tuning=4, samples=8, reviews=10, grid=1, points=4, count=2, rounds=2)
+THEME = (reviewers.IN_ROUNDS[0].name, "comments")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,10 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("study")
 
 
-def study_in(folder: Path, minutes: float = math.inf) -> Study:
-    store = Store(folder / "made", minutes)
+def study_in(folder: Path, until: float = math.inf) -> Study:
     models = Models(folder / "models", TINY)
-    return Study(models, store, SIZES, tasks=("comments",), regimes=("well fit",))
+    return Study(models, Store(folder / "made", until), SIZES, ("comments",), ("well fit",))
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +58,48 @@ def bed(folder: Path) -> Bed:
     return study_in(folder).bed(COMMENTS, "well fit", 1)
 
 
-def test_a_stopped_study_goes_on_where_it_was(folder: Path) -> None:
+def test_a_stopped_study_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
     study = study_in(folder)
-    context, three = list(uplift.uplift(study)), list(rejections.three_rejections(study))
-    rounds = loop.under(study, COMMENTS, THEME)
+    result = Run(study, tmp_path, lambda _: None).run(["context", "three"])
+    context, three = (rows_of(result, part) for part in ("context", "three"))
+    rounds = loop.loop(study, THEME)
     assert [row["model"] for row in context] == ["base", "well fit"]
-    assert [row["lever"] for row in rounds] == list(loop.IN_LOOP)
+    assert [row["lever"] for row in rounds] == [x for x in LEVERS if x not in loop.LEFT_OUT]
     assert all(len(row["by_round"]) == SIZES.rounds for row in rounds)
-    again = study_in(folder, minutes=0)
-    assert list(uplift.uplift(again)) == context
-    assert list(rejections.three_rejections(again)) == three
-    assert loop.under(again, COMMENTS, THEME) == rounds
+    again = study_in(folder, until=0)
+    said: list[str] = []
+    later = Run(again, tmp_path, said.append).run(["context", "levers"])
+    assert rows_of(later, "context") == context
+    assert rows_of(later, "three") == three
+    assert loop.loop(again, THEME) == rounds
+    assert not rows_of(later, "levers")
+    assert sum("run it again" in line for line in said) == len(result["cells"]["levers"])
     with pytest.raises(OutOfTime):
-        rejections.under(again, COMMENTS, THEME)
-    parts = {"context": context, "three": three, "loop": rounds, "levers": [], "rules": []}
-    result = parts | {"date": "today", "sizes": vars(SIZES), "complete": {"rules": False}}
-    assert "Not run to its end: rules" in short(result)
-    assert markdown(result).count("| comments |") == len(context) + len(three) + len(rounds)
+        rejections.levers(again, ("theme", "comments"))
+
+
+def test_a_study_of_another_size_starts_anew(folder: Path, tmp_path: Path) -> None:
+    study = study_in(folder)
+    assert rows_of(Run(study, tmp_path, lambda _: None).run(["context"]), "context")
+    other = replace(study, sizes=replace(SIZES, samples=9))
+    assert not rows_of(Run(other, tmp_path, lambda _: None).run([]), "context")
+
+
+def test_tables_and_figures_show_the_cells_that_are_in(folder: Path, tmp_path: Path) -> None:
+    study = study_in(folder)
+    result = Run(study, tmp_path, lambda _: None).run(["three", "calibrate"])
+    result["parts"]["loop"] = {"theme · comments": loop.loop(study, THEME)}
+    assert markdown(result).count("| comments |") == sum(
+        len(rows) for cells in result["parts"].values() for rows in cells.values()
+    )
+    assert "rules 0 of 1" in short(result)
+    drawn = draw(result, tmp_path)
+    assert [file.name for file in drawn] == ["loop.svg", "calibrate.svg"]
+    for file in drawn:
+        assert "comments" in " ".join(ElementTree.parse(file).getroot().itertext())
+    [row] = rows_of(result, "calibrate")
+    assert row["samples"] < row["grid_samples"]
+    assert row["within"] == (row["ratio"] >= AIM)
 
 
 def test_texts_depend_on_their_seed_alone(bed: Bed) -> None:
@@ -79,9 +109,16 @@ def test_texts_depend_on_their_seed_alone(bed: Bed) -> None:
 
 def test_a_refused_text_is_made_anew(bed: Bed) -> None:
     plain = bed.texts(8, 5, Setting())
-    gated = bed.texts(8, 5, Setting(keep=lambda text: text != plain[3]))
-    assert gated[3] != plain[3]
-    assert [text for i, text in enumerate(gated) if i != 3] == plain[:3] + plain[4:]
+    gated = bed.kept(8, 5, Setting(keep=lambda text: text != plain[3]))
+    assert gated.texts[3] != plain[3]
+    assert [text for i, text in enumerate(gated.texts) if i != 3] == plain[:3] + plain[4:]
+    assert gated.written > 8
+
+
+def test_what_a_lever_never_lets_pass_is_left_out(bed: Bed) -> None:
+    refused = bed.kept(3, 5, Setting(keep=lambda _: False))
+    assert refused.texts == []
+    assert refused.written == 3 * TRIES
 
 
 def test_the_centre_of_a_rejected_text_is_the_nearest_accepted_one(bed: Bed) -> None:
@@ -196,7 +233,9 @@ def test_the_gate_lets_no_near_copy_through(bed: Bed) -> None:
     gated = levers.gate(Case(bed, Setting(), [], Random(1)))
     assert gated.keep is not None
     assert not gated.keep(real_samples(COMMENTS)[0])
-    assert all(not copies.near(text) for text in bed.texts(8, 5, gated))
+    kept = bed.kept(8, 5, gated)
+    assert len(kept.texts) <= 8 <= kept.written
+    assert all(not copies.near(text) for text in kept.texts)
 
 
 def test_learned_levers_follow_verdicts_that_can_be_foretold_and_no_others(bed: Bed) -> None:
@@ -212,3 +251,35 @@ def test_learned_levers_follow_verdicts_that_can_be_foretold_and_no_others(bed: 
     kept = [keep(str(COMMENTS.draw(rng))) for _ in range(50)]
     assert 10 < sum(kept) < 40
     assert levers.ranked(untold) == Setting()
+
+
+def test_adapters_tell_accepted_texts_from_rejected_ones(bed: Bed) -> None:
+    texts = real_samples(COMMENTS)[:80]
+    reviewed = [Reviewed(text, text.startswith("toxic")) for text in texts]
+    setting = levers.adapters(Case(bed, Setting(), reviewed, Random(1)))
+    pair, layout = setting.pair, bed.layout
+    assert pair is not None
+    unseen = real_samples(COMMENTS)[80:120]
+    scored = [Scored(layout.prompt_ids(), layout.text_ids(text)) for text in unseen]
+    accepting, rejecting = (text_log_probs(pair, model, scored) for model in ("expert", "base"))
+    gains = [float((a - r).sum()) for a, r in zip(accepting, rejecting, strict=True)]
+    by_verdict = sorted(zip(gains, unseen, strict=True))
+    assert all(text.startswith("toxic") for _, text in by_verdict[:10])
+    assert not any(text.startswith("toxic") for _, text in by_verdict[-10:])
+
+
+def test_the_recommended_levers_do_without_a_head_while_verdicts_are_few(bed: Bed) -> None:
+    texts = real_samples(COMMENTS)[:80]
+    toxic = [Reviewed(text, text.startswith("toxic")) for text in texts]
+    many, few = (
+        levers.recommended(Case(bed, Setting(), reviewed, Random(1)))
+        for reviewed in (toxic, toxic[:12])
+    )
+    assert many.head is not None
+    assert many.guidance.eta == 0
+    assert few.head is None
+    assert few.guidance.eta == levers.ETA
+    for setting in (many, few):
+        assert setting.guidance.nucleus == levers.MASK
+        assert setting.keep is not None
+        assert not setting.keep(texts[0])

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .attention import Prefill
-from .guidance import MASKED, log_probs
-from .lane import input_device
-from .model_pair import ModelPair
-from .prompts import check_context
+from workers.decoding.guidance import MASKED, log_probs
+from workers.decoding.prompts import check_context
+from workers.models.attention import Prefill
+from workers.models.inside import input_device
+from workers.models.pair import ModelPair
 
 ELEMENTS = 1 << 26  # logits of one forward, at most: rows · positions · vocabulary
 

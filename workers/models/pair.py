@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from factory.errors import ModelError
@@ -16,6 +16,7 @@ from factory.errors import ModelError
 from . import lora
 from .attention import ATTENTION
 from .graphs import CudaGraphs, Record, recordable
+from .inside import output_embeddings
 from .lora import ExpertRows
 
 Kind = Literal["full", "lora"]
@@ -31,6 +32,8 @@ class ModelPair:
     rows           kind "lora": where to say how many rows of a forward are the expert's
     eos_ids        any of them ends a row
     banned_ids     pad and bos (unless they end a row too): never drawn
+    bos_ids        what a context may begin with
+    windowed       whether a layer sees but a window of what is before a token
     max_positions  how many tokens a context and its continuation may have together
     recorder       makes what records a forward's steps; None: steps are run as they are
     idle           buffers and recorded steps that a run left to the next one of its size
@@ -43,6 +46,8 @@ class ModelPair:
     vocab_size: int
     eos_ids: frozenset[int]
     banned_ids: tuple[int, ...]
+    bos_ids: frozenset[int]
+    windowed: bool
     max_positions: int
     recorder: Callable[[], Record] | None
     idle: dict[tuple[int, int, bool], Any] = field(default_factory=dict)
@@ -97,6 +102,8 @@ class ModelPair:
             vocab_size=_vocab_size(expert),
             eos_ids=eos,
             banned_ids=banned,
+            bos_ids=frozenset(_first_ids("bos_token_id", expert, base)),
+            windowed=any(map(_windowed, (base, expert))),
             max_positions=min(_max_positions(base), _max_positions(expert)),
             recorder=CudaGraphs if recordable(base) and recordable(expert) else None,
         )
@@ -104,7 +111,7 @@ class ModelPair:
     @property
     def device(self) -> torch.device:
         """Where the expert's logits come out and the drawing is done."""
-        return _head(self.expert).device
+        return output_embeddings(self.expert).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -224,13 +231,15 @@ def _first_ids(name: str, *models: PreTrainedModel) -> Sequence[int]:
 
 
 def _vocab_size(model: PreTrainedModel) -> int:
-    return int(_head(model).shape[0])
+    return int(output_embeddings(model).shape[0])
 
 
-def _head(model: PreTrainedModel) -> Tensor:
-    """(V, hidden) weights that make the logits."""
-    weight: Tensor = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-    return weight
+def _windowed(model: PreTrainedModel) -> bool:
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return "sliding_attention" in kinds
+    return getattr(config, "sliding_window", None) is not None
 
 
 def _max_positions(model: PreTrainedModel) -> int:

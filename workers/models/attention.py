@@ -65,12 +65,18 @@ class Prefill:
             return nn.functional.scaled_dot_product_attention(
                 query, key, value, is_causal=True, scale=scoring.scale, enable_gqa=True
             )
-        n, heads, length, size = query.shape
-        grouped = query.reshape(n, key.shape[1], -1, length, size)
-        position = torch.arange(length, device=query.device)
+        position = torch.arange(query.shape[2], device=query.device)
         mask = additive(visible(position[:, None], position, scoring.window))
-        weights = scoring.weights(grouped @ key[:, :, None].mT, mask)
-        return (weights @ value[:, :, None]).view(n, heads, length, size)
+        return attend(query, key, value, scoring, mask)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scoring: Scoring, mask: Tensor) -> Tensor:
+    """query (n, heads, q, size), key and value (n, kv heads, k, size), an additive mask that
+    broadcasts to (n, kv heads, heads of each, q, k) → like query."""
+    n, _, length, size = query.shape
+    grouped = query.reshape(n, key.shape[1], -1, length, size)
+    weights = scoring.weights(grouped @ key[:, :, None].mT, mask)
+    return (weights @ value[:, :, None]).view(query.shape)
 
 
 def visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:

@@ -13,16 +13,15 @@ KL grows with ρ (its derivative is ρ Var f), so that bisection finds it.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
-from .attention import Prefill
-from .guidance import MASKED, Steered
-from .model_pair import ModelPair
+from workers.decoding.guidance import MASKED, Steered
+from workers.models.attention import Prefill
+from workers.models.inside import input_device, output_embeddings, watching_head
+from workers.models.pair import ModelPair
 
 BISECTIONS = 16
 READ_TOKENS = 2048  # positions of one forward that reads hidden states
@@ -143,48 +142,17 @@ def read_hidden(pair: ModelPair, prompt: Sequence[int], texts: Sequence[Sequence
     )
 
 
-def output_embeddings(model: PreTrainedModel) -> Tensor:
-    """(V, d) weights that the logits are made with."""
-    weight: Tensor = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-    return weight
-
-
-@contextmanager
-def watching_head(
-    model: PreTrainedModel, wanted: bool = True, *, first_only: bool = False
-) -> Iterator[list[Tensor]]:
-    """A list that will hold what a forward gives to the layer that makes the logits, if wanted.
-
-    first_only: let that layer see one position only, where logits are not needed.
-    """
-    seen: list[Tensor] = []
-    if not wanted:
-        yield seen
-        return
-
-    def watch(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        seen[:] = [inputs[0]]
-        return (inputs[0][:, :1],) if first_only else None
-
-    layer: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    handle = layer.register_forward_pre_hook(watch)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def _hidden_states(pair: ModelPair, contexts: Sequence[tuple[int, ...]]) -> Tensor:
     """(rows, positions, d) float32 on the CPU, padded on the right."""
     width = max(map(len, contexts))
     padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in contexts])
     positions = torch.arange(width).expand(len(contexts), width)
     pair.rows.count = pair.rows.total = len(contexts)
-    weight: Tensor = pair.expert.get_input_embeddings().weight  # type: ignore[assignment]
+    device = input_device(pair.expert)
     with watching_head(pair.expert, first_only=True) as seen:
         pair.expert(
-            input_ids=padded.to(weight.device),
-            position_ids=positions.to(weight.device),
+            input_ids=padded.to(device),
+            position_ids=positions.to(device),
             attender=Prefill(),
             use_cache=False,
         )

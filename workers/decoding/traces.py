@@ -1,0 +1,68 @@
+"""What is remembered of every step, so that a sample can say why each token was chosen."""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from factory.guidance import Sampling
+from workers.models.pair import ModelPair
+
+from .guidance import MASKED, Steered
+from .lane import ROLES, RoleName
+from .records import Floats, Trace
+from .sampling import draw
+
+
+class Traces:
+    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device; with
+    a verdict head, 9.
+
+    Token ids and counts are whole numbers below 2**24, exact in float32.
+    """
+
+    def __init__(self, pair: ModelPair, slots: int, sampling: Sampling, head: bool) -> None:
+        self._sampling = sampling
+        self._head = head
+        shape = (slots, sampling.max_new_tokens, 8 + head)
+        self._columns = torch.zeros(shape, device=pair.device)
+
+    def add(
+        self, slots: Tensor, positions: Tensor, steered: Steered, chosen: Tensor, noise: Tensor
+    ) -> None:
+        """Record one step of the rows in `slots`."""
+        expert = steered.expert.masked_fill(~steered.keep, MASKED)
+        unguided = draw(expert, self._sampling, noise)
+        streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
+        picked = [_of(x, chosen) for x in streams]
+        counts = [chosen, *picked, unguided, steered.keep.sum(dim=-1)]
+        if self._head:
+            counts.append(_of(steered.head, chosen))
+        self.put(slots, positions, torch.stack([c.float() for c in counts], dim=-1))
+
+    def put(self, slots: Tensor, positions: Tensor, columns: Tensor) -> None:
+        """Keep columns of one step: token, E, B, N, C, score, unguided, survivors, (head)."""
+        self._columns[slots, positions] = columns
+
+    def take(self, slot: int, length: int, roles: Collection[RoleName], *, head: bool) -> Trace:
+        """The trace of a sample of so many tokens that has ended; its streams; whether a head
+        acted on it."""
+        columns: Floats = self._columns[slot, :length].cpu().numpy().T.copy()
+        ints = [columns[i].astype("int32") for i in (0, 6, 7)]
+        there = dict(zip(ROLES, columns[1:5], strict=True))
+        return Trace(
+            tokens=ints[0],
+            expert=there["expert"],
+            base=there["base"] if "base" in roles else None,
+            negative=there["negative"] if "negative" in roles else None,
+            center=there["center"] if "center" in roles else None,
+            scores=columns[5],
+            unguided=ints[1],
+            survivors=ints[2],
+            head=columns[8] if self._head and head else None,
+        )
+
+
+def _of(stream: Tensor | None, chosen: Tensor) -> Tensor:
+    """(B, V) to (B,): the chosen tokens' numbers; 0 without the stream."""
+    return chosen * 0.0 if stream is None else stream.gather(1, chosen[:, None])[:, 0]
