@@ -23,6 +23,7 @@ from factory.tables import Dataset
 
 PRUNE_SECONDS = 3600.0
 TICK_SECONDS = 1.0  # how long a lost NOTIFY can stay unseen
+AWAY_SECONDS = 0.25  # between two tries to reach a database that is away
 SHORTEST_TICK = 0.05
 BATCH = 100
 
@@ -57,7 +58,7 @@ class Beat:
                         wait(pause)
             except (Unavailable, psycopg.Error) as error:
                 logger.warning("beat.database_unavailable", error=str(error))
-                self.stop.wait(TICK_SECONDS)
+                self.stop.wait(AWAY_SECONDS)
                 self._reaps_from = time.monotonic() + 2 * self.settings.heartbeat_seconds
 
     def tick(self) -> float:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from factory.errors import Unavailable
 
 PATIENCE = 20.0  # seconds: a Postgres that is restarted answers again within them
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
 REFUSALS = {  # SQLSTATE: what to tell; all may go well later
     "25P03": "The database ended a transaction in which nothing was heard for too long.",
     "40001": "Two changes of the same rows clashed. Try again.",

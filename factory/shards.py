@@ -23,6 +23,7 @@ from factory.ids import new_id
 from factory.tables import Attempt, Failure, Job, Outbox, Sample, Shard
 
 LEASE = (Shard.id, Shard.job_id, Shard.start, Shard.stop, Shard.fence)
+BEGUN = 16  # shards that a worker looks at before it takes a new one
 UNHEARD = "was not heard of before its lease ran out."
 CUT_OFF = "was cut off from the database, and its lease ran out."
 
@@ -43,12 +44,12 @@ def fence(session: Session, shard_id: uuid.UUID) -> int:
     return session.scalar(select(Shard.fence).where(Shard.id == shard_id)) or 0
 
 
-def begun(session: Session, task: str) -> uuid.UUID | None:
-    """A shard for this task that lost its worker or was handed back: it goes before those that
-    nobody has begun. The one that was freed first; None when there is none."""
+def begun(session: Session, task: str) -> Sequence[uuid.UUID]:
+    """Shards for this task that lost their worker or were handed back, the oldest first, at most
+    BEGUN: they go before those that nobody has begun."""
     owed = exists().where(Outbox.task == task, Outbox.key == Shard.id)
     waiting = Shard.state == "pending", Shard.fence > 0, owed, _may_run()
-    return session.scalar(select(Shard.id).where(*waiting).order_by(Shard.id).limit(1))
+    return session.scalars(select(Shard.id).where(*waiting).order_by(Shard.id).limit(BEGUN)).all()
 
 
 def claim(

@@ -37,9 +37,10 @@ class ShardWorker(ABC):
         return name_of(self.kind, os.getpid())
 
     def run_shard(self, shard_id: uuid.UUID) -> None:
-        """Work on a shard; but first on one that has lost its worker, if there is any."""
+        """Work on a shard; but first on those that have lost their worker, as far as nobody else
+        takes them meanwhile."""
         begun = self.database.retrying(lambda session: shards.begun(session, self.task))
-        for each in dict.fromkeys((begun or shard_id, shard_id)):
+        for each in dict.fromkeys((*begun, shard_id)):
             self._run_to_end(each)
 
     def _run_to_end(self, shard_id: uuid.UUID) -> None:

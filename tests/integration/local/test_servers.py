@@ -1,5 +1,7 @@
 """The embedded Postgres and Redis, for real."""
 
+import sys
+
 import psycopg
 import pytest
 from redis import AuthenticationError, Redis
@@ -42,6 +44,8 @@ def test_rows_outlive_a_killed_postgres(service_folder):
         process.kill_group(postmaster)
     with server.running(log), psycopg.connect(plain(server.url())) as connection:
         assert connection.execute("SELECT number FROM kept").fetchone() == (7,)
+        method = connection.execute("SHOW recovery_init_sync_method").fetchone()
+    assert method == ("syncfs" if sys.platform == "linux" else "fsync",)  # one file at a time
 
 
 def test_a_foreign_database_password_is_explained(postgres_server):
