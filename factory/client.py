@@ -122,10 +122,13 @@ class Client:
         states: Sequence[str] = (),
         query: str | None = None,
         job: str | None = None,
+        near_copy: bool | None = None,
         limit: int | None = None,
     ) -> Iterator[Json]:
-        """A dataset's samples, newest first; at most `limit` of them."""
-        wanted = {"origin": origin, "state": list(states), "q": query, "job": job}
+        """A dataset's samples, newest first; at most `limit` of them. `near_copy`: only those
+        that are marked as one, or only the others."""
+        wanted: Json = {"origin": origin, "state": list(states), "q": query, "job": job}
+        wanted["near_copy"] = near_copy if near_copy is None else str(near_copy).lower()
         return self._http.pages(f"/datasets/{_part(dataset)}/samples", wanted, limit)
 
     def export(

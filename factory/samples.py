@@ -2,11 +2,11 @@
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, Subquery, func, select, text, true, update
+from sqlalchemy import Select, Subquery, exists, func, select, text, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased, undefer
 
@@ -16,17 +16,17 @@ from factory.ids import new_id
 from factory.spec import ReviewSpec, is_reviewed
 from factory.tables import (
     Attempt,
-    Dataset,
     Failure,
     Job,
     ModelPair,
+    NearCopy,
     Push,
     Review,
     Sample,
     SampleNegative,
 )
+from factory.texts import NEAR_COPY
 
-EXPORT_BATCH = 500
 LOOKED_AT = 2000  # so few are compared one by one sooner than an index finds them among others
 ROWS_AT_ONCE = 1000  # of one INSERT, which can have 65,535 values
 
@@ -76,6 +76,7 @@ def store(session: Session, by: MadeBy, rows: Sequence[Made | Failed], review: R
     stored = _insert(session, Sample, [_sample(by, ids[row.ordinal], row) for row in made])
     kept = [row for row in made if ids[row.ordinal] in stored]
     _insert(session, SampleNegative, [n for row in kept for n in _links(ids[row.ordinal], row)])
+    _insert(session, NearCopy, _near_copies(by, ids, kept))
     _insert(session, Failure, [_failure(by, row) for row in rows if isinstance(row, Failed)])
     _owe(session, by.dataset_id, [(ids[row.ordinal], row) for row in kept], review)
 
@@ -108,15 +109,20 @@ def list_page(
     job_id: uuid.UUID | None = None,
     query: str | None = None,
     reason: str | None = None,
+    near_copy: bool | None = None,
     before: uuid.UUID | None = None,
     limit: int = 50,
 ) -> Sequence[Sample]:
     """Samples, newest first, at most `limit`, older than the sample `before`.
 
     `query` is matched as words, in the way of a web search ("quoted phrase", -not). `reason` is
-    one that a live review gives, or why the sample was filtered out.
+    one that a live review gives, or why the sample was filtered out. `near_copy`: only those that
+    are marked as one, or only the others.
     """
     statement = select(Sample).where(Sample.dataset_id == dataset_id)
+    marked = exists().where(NearCopy.sample_id == Sample.id)
+    if near_copy is not None:
+        statement = statement.where(marked if near_copy else ~marked)
     if origin is not None:
         statement = statement.where(Sample.origin == origin)
     if states:
@@ -130,6 +136,8 @@ def list_page(
         statement = statement.where(Sample.id < before)
     if reason is not None:
         statement = _of_these(statement, _with_reason(dataset_id, reason))
+    elif near_copy:
+        statement = _of_these(statement, _near_copies_before(dataset_id, before))
     else:
         statement = statement.order_by(Sample.id.desc())
     return session.scalars(statement.limit(limit)).all()
@@ -150,6 +158,14 @@ def _with_reason(dataset_id: uuid.UUID, reason: str) -> Subquery:
     every = select(Review.sample_id).where(*given).union(select(Sample.id).where(*filtered))
     ids = every.subquery()
     return select(ids.c.sample_id).order_by(ids.c.sample_id.desc()).offset(0).subquery()
+
+
+def _near_copies_before(dataset_id: uuid.UUID, before: uuid.UUID | None) -> Subquery:
+    """Ids of the dataset's near-copies, newest first."""
+    ids = select(NearCopy.sample_id).where(NearCopy.dataset_id == dataset_id)
+    if before is not None:
+        ids = ids.where(NearCopy.sample_id < before)
+    return ids.order_by(NearCopy.sample_id.desc()).offset(0).subquery()
 
 
 def chosen(
@@ -181,6 +197,15 @@ def by_ids(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Sample
     """These samples by their ids; unknown ids are left out."""
     rows = session.scalars(select(Sample).where(Sample.id.in_(ids)))
     return {sample.id: sample for sample in rows}
+
+
+def of_job(session: Session, job_id: uuid.UUID, start: int, stop: int) -> dict[int, Sample]:
+    """A job's samples by their ordinals, from `start` up to `stop`, in order."""
+    statement = select(Sample).where(
+        Sample.job_id == job_id, Sample.ordinal >= start, Sample.ordinal < stop
+    )
+    rows = session.scalars(statement.order_by(Sample.ordinal))
+    return {sample.ordinal: sample for sample in rows if sample.ordinal is not None}
 
 
 def states_of_job(session: Session, job_id: uuid.UUID) -> dict[str, int]:
@@ -294,21 +319,6 @@ def _number(session: Session, dataset_id: uuid.UUID, origin: str) -> int:
     return tallies.by(counted, "origin").get(origin, 0)
 
 
-def export(
-    session: Session, dataset: Dataset, states: Sequence[str], origin: str | None
-) -> Iterator[dict[str, Any]]:
-    """A dataset's samples, oldest first, one flat record each, with provenance columns."""
-    statement = _export_statement(dataset, states, origin)
-    after: uuid.UUID | None = None
-    while True:
-        page = statement if after is None else statement.where(Sample.id > after)
-        rows = session.execute(page.limit(EXPORT_BATCH)).all()
-        yield from (_export_record(dataset, row) for row in rows)
-        if len(rows) < EXPORT_BATCH:
-            return
-        after = rows[-1].Sample.id
-
-
 def unembedded(
     session: Session, dataset_id: uuid.UUID, limit: int
 ) -> Sequence[tuple[uuid.UUID, str]]:
@@ -367,6 +377,17 @@ def _links(sample_id: uuid.UUID, row: Made) -> list[dict[str, Any]]:
     ]
 
 
+def _near_copies(
+    by: MadeBy, ids: Mapping[int, uuid.UUID], kept: Sequence[Made]
+) -> list[dict[str, Any]]:
+    """Marks for those that a gate filtered out as near-copies."""
+    return [
+        {"sample_id": ids[row.ordinal], "dataset_id": by.dataset_id, "why": row.filter_reason}
+        for row in kept
+        if (row.filter_reason or "").startswith(NEAR_COPY)
+    ]
+
+
 def _failure(by: MadeBy, row: Failed) -> dict[str, Any]:
     return {
         "job_id": by.job_id,
@@ -422,42 +443,3 @@ def _documents(links: Sequence[tuple[SampleNegative, Sample]], role: str) -> lis
         for link, sample in links
         if link.role == role
     ]
-
-
-def _export_statement(dataset: Dataset, states: Sequence[str], origin: str | None) -> Select[Any]:
-    statement = (
-        select(Sample, Job.spec, Attempt.environment, ModelPair.name.label("model"))
-        .outerjoin(Job, Job.id == Sample.job_id)
-        .outerjoin(Attempt, Attempt.id == Sample.attempt_id)
-        .outerjoin(ModelPair, ModelPair.id == Job.model_id)
-        .where(Sample.dataset_id == dataset.id, Sample.state.in_(states))
-        .order_by(Sample.id)
-    )
-    return statement if origin is None else statement.where(Sample.origin == origin)
-
-
-def _export_record(dataset: Dataset, row: Row[Any]) -> dict[str, Any]:
-    sample, spec = row.Sample, row.spec or {}
-    guidance = spec.get("guidance", {})
-    return {
-        "id": str(sample.id),
-        "dataset": dataset.name,
-        "origin": sample.origin,
-        "state": sample.state,
-        "text": sample.text,
-        "label": sample.label,
-        "created_at": sample.created_at.isoformat(),
-        "corrects": str(sample.corrects) if sample.corrects else None,
-        "job": str(sample.job_id) if sample.job_id else None,
-        "ordinal": sample.ordinal,
-        "seed": sample.seed,
-        "audit": sample.audit,
-        "model": row.model,
-        "rule": guidance.get("rule"),
-        "gamma": guidance.get("gamma"),
-        "eta": guidance.get("eta"),
-        "alpha": guidance.get("alpha"),
-        "nucleus": guidance.get("nucleus"),
-        "temperature": spec.get("sampling", {}).get("temperature"),
-        "device": (row.environment or {}).get("device"),
-    }

@@ -10,6 +10,7 @@ from difflib import SequenceMatcher
 from factory.intervals import Interval, jackknife
 
 SHARED_WORDS = 3  # a shorter run of equal words says little
+NEAR_COPY = "near-copy of"  # what a reason begins with that names a text's near-copy
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -30,6 +31,21 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     """A text's runs of n words."""
     tokens = words(text)
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def runs(text: str) -> set[tuple[str, ...]]:
+    """A text's different runs of three words; a shorter text is one run."""
+    return set(ngrams(text, SHARED_WORDS)) or {tuple(words(text))}
+
+
+def copied_runs(whose: str, share: float) -> str:
+    """Why a text is a near-copy: so much of its runs of three words is `whose`."""
+    return f"{NEAR_COPY} {whose}: has {share:.0%} of its runs of three words"
+
+
+def copied_meaning(whose: str, cosine: float) -> str:
+    """Why a text is a near-copy: its embedding is so close to that of `whose`."""
+    return f"{NEAR_COPY} {whose}: cosine {cosine:.2f}"
 
 
 def distinct(texts: Sequence[str], n: int = 3) -> float | None:

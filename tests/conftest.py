@@ -1,11 +1,8 @@
 """What tests share, each started once per run when first asked for: a real Postgres, a real Redis
 and a real Label Studio (about a minute)."""
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -17,6 +14,7 @@ from psycopg import sql
 from redis import Redis
 
 from factory.local import home, label_studio, postgres, process, redis
+from tests import stores
 
 REPOSITORY = Path(__file__).parents[1]
 TEMPLATE = "migrated"
@@ -45,14 +43,7 @@ def postgres_server(service_folder: Path) -> Iterator[postgres.Server]:
 def migrated_template(postgres_server: postgres.Server) -> str:
     """The name of a database at the newest migration, for others to be cloned from."""
     create_database(postgres_server, TEMPLATE, template=postgres.DATABASE)
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=REPOSITORY,
-        env={**os.environ, "FACTORY_DATABASE_URL": postgres_server.url(TEMPLATE)},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    stores.migrate(postgres_server.url(TEMPLATE))
     return TEMPLATE
 
 

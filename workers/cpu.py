@@ -16,6 +16,7 @@ from factory import circuits, log, outbox, pushes, reviews
 from factory.circuits import LABEL_STUDIO
 from factory.errors import FactoryError, HeldBack, Unavailable
 from workers import embedding, process, reviewer
+from workers.embed import embed_dataset
 from workers.embedding import Embedder
 from workers.evaluate import Evaluator
 from workers.labelstudio import breaker
@@ -77,7 +78,7 @@ class CpuWorker:
                 reviewer.review_dataset(self.worker.database, self._label_studio(), dataset_id)
 
     def _embed(self, dataset_id: uuid.UUID) -> None:
-        embedding.embed_dataset(self.worker.database, self._embedding_model(), dataset_id)
+        embed_dataset(self.worker.database, self._embedding_model(), dataset_id)
 
     def _draw_map(self, dataset_id: uuid.UUID) -> None:
         draw_dataset(self.worker.database, dataset_id)

@@ -6,9 +6,7 @@ stand in (`FACTORY_EMBEDDING_MODEL`). All else is refused before any work is don
 """
 
 import json
-import uuid
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,12 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from factory import samples
-from factory.db import Database
 from factory.errors import Invalid
 from factory.settings import Settings
 from factory.tables import EMBEDDING_DIMENSIONS
 
 BUILT_IN = "all-MiniLM-L6-v2"
 BATCH = 64  # texts in one forward
-CHUNK = 512  # texts in one transaction
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
@@ -97,19 +92,6 @@ def check_folder(folder: Path) -> None:
             f"FACTORY_EMBEDDING_MODEL: {folder} cannot be used: {reason}. Name the folder of a "
             f"{EMBEDDING_DIMENSIONS}-dimension sentence-embedding model, or '{BUILT_IN}'."
         )
-
-
-def embed_dataset(database: Database, embedder: Embedder, dataset_id: uuid.UUID) -> int:
-    """Embed every sample of the dataset that has no embedding yet; returns how many."""
-    total = 0
-    while True:
-        rows = database.retrying(lambda s: samples.unembedded(s, dataset_id, CHUNK))
-        if not rows:
-            return total
-        vectors = embedder.embed_texts([text for _, text in rows])
-        embedded = list(zip((id_ for id_, _ in rows), vectors, strict=True))
-        database.retrying(partial(samples.set_embeddings, vectors=embedded))
-        total += len(rows)
 
 
 def _mean(hidden: Tensor, mask: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from factory import __version__, outbox, samples, shards
 from factory.errors import Invalid
 from factory.spec import EvaluateSpec, SweepSpec, job_spec
 from factory.tables import Job, Sample
-from workers.embedding import CHUNK, Embedder
+from workers.embed import CHUNK
+from workers.embedding import Embedder
 from workers.leases import Hold
 from workers.metrics import Row, evaluate, reference
 from workers.shard_worker import ShardWorker

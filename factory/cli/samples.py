@@ -30,6 +30,12 @@ def group() -> None:
 )
 @click.option("--job", metavar="ID", help="Only samples of this job.")
 @click.option("--query", help="Only texts with these words.")
+@click.option(
+    "--near-copies/--no-near-copies",
+    "near_copy",
+    default=None,
+    help="Only those that repeat another sample, or only the others.",
+)
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 def list_(
     dataset: str,
@@ -37,12 +43,19 @@ def list_(
     states: tuple[str, ...],
     job: str | None,
     query: str | None,
+    near_copy: bool | None,
     limit: int,
 ) -> None:
     """List a dataset's samples, newest first."""
     with connected() as client:
         found = client.samples(
-            dataset, origin=origin, states=states, job=job, query=query, limit=limit
+            dataset,
+            origin=origin,
+            states=states,
+            job=job,
+            query=query,
+            near_copy=near_copy,
+            limit=limit,
         )
         items = list(found)
     columns = ("id", "origin", "state", "text")

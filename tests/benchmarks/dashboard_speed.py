@@ -8,11 +8,8 @@ to end, as EXPLAIN says, of those with over 50,000 rows.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,14 +24,12 @@ from sqlalchemy import event, func, select, text
 
 from factory import tokens
 from factory.db import Database
-from factory.local import home, postgres, redis
-from factory.settings import Settings
 from factory.tables import Dataset, Job, Sample
 from factory.web import create_app
 from factory.web.state import KEY
+from tests import stores
 from tests.benchmarks.dashboard_seed import Scale, fill
 
-REPOSITORY = Path(__file__).parents[2]
 TOKEN = "sf_the-token-of-the-dashboard-benchmark"
 LARGE = 50_000  # rows: tables that no page may read from end to end
 AIM = 200  # milliseconds, 95th percentile
@@ -59,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--embedded", type=int, default=Scale.embedded)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="folder whose database is used again")
     parser.add_argument("--only", default="", help="addresses that hold this text")
     asked = parser.parse_args(arguments)
     scale = Scale(
@@ -67,11 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         embedded=asked.embedded,
         reviews=asked.samples // 5,
     )
-    with _factory() as (db, client):
-        _say(f"filling: {scale}")
-        started = time.monotonic()
-        fill(db, scale)
-        _say(f"filled in {time.monotonic() - started:.0f} s")
+    with _factory(asked.keep) as (db, client):
+        _fill(db, scale)
         lines = [
             _measure(db, client, name, make, asked.rounds)
             for name, make in _addresses(db).items()
@@ -81,36 +74,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _fill(db: Database, scale: Scale) -> None:
+    """Fill the database, unless it was kept from an earlier time."""
+    with db.transaction() as session:
+        if session.scalar(select(Dataset.id).limit(1)) is not None:
+            return _say("filled already")
+    _say(f"filling: {scale}")
+    started = time.monotonic()
+    fill(db, scale)
+    return _say(f"filled in {time.monotonic() - started:.0f} s")
+
+
 @contextmanager
-def _factory() -> Iterator[tuple[Database, FlaskClient]]:
-    with tempfile.TemporaryDirectory(prefix="factory-bench-") as place:
-        folder = Path(place)
-        folder.chmod(0o711)
-        server = postgres.Server(folder / "pg", home.free_port(), password="b", durable=False)
-        broker = redis.Server(folder / "redis", home.free_port(), password="b")
-        with server.running(folder / "pg.log"), broker.running(folder / "redis.log"):
-            _migrate(server.url())
-            settings = Settings(
-                home=folder / "home",
-                database_url=server.url(),
-                broker_url=broker.url(),
-                secret_key="0" * 64,
-            )
-            app = create_app(settings)
-            db: Database = app.extensions[KEY].db
-            with db.transaction() as session:
-                tokens.ensure(session, "benchmark", TOKEN)
-            yield db, _signed_in(app.test_client())
-            db.close()
-
-
-def _migrate(url: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=REPOSITORY,
-        env={**os.environ, "FACTORY_DATABASE_URL": url},
-        check=True,
-    )
+def _factory(keep: Path | None) -> Iterator[tuple[Database, FlaskClient]]:
+    with stores.running(keep=keep) as settings:
+        app = create_app(settings)
+        db: Database = app.extensions[KEY].db
+        with db.transaction() as session:
+            tokens.ensure(session, "benchmark", TOKEN)
+        yield db, _signed_in(app.test_client())
+        db.close()
 
 
 def _signed_in(client: FlaskClient) -> FlaskClient:
@@ -146,6 +129,10 @@ def _addresses(db: Database) -> dict[str, Callable[[int], str]]:
         "/samples": lambda n: "/samples",
         "/samples?dataset=&state=": lambda n: f"/samples?dataset={first}&state=rejected",
         "/samples?dataset=&origin=": lambda n: f"/samples?dataset={name(n)}&origin=real",
+        "/samples?copies=only": lambda n: f"/samples?dataset={first}&copies=only",
+        "/samples?copies=none": lambda n: f"/samples?dataset={first}&copies=none",
+        "/jobs/compare": lambda n: f"/jobs/compare?left={job(n)}&right={job(n + 1)}",
+        "/api/v1/budgets": lambda n: "/api/v1/budgets",
         "/samples?job=": lambda n: f"/samples?job={job(n)}",
         "/samples?q= (rare)": lambda n: f"/samples?dataset={first}&q=word{n % 9973}",
         "/samples?q= (common)": lambda n: f"/samples?dataset={first}&q=raises",

@@ -4,24 +4,19 @@ python -m tests.browser.screenshots FOLDER [NAME …]
 python -m tests.browser.screenshots --readme      (those that the README shows, into deploy/)
 """
 
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from factory.local import home, postgres, redis
-from factory.settings import Settings
+from tests import stores
 from tests.browser.seed import TOKEN, Seeded, login_token, seed
 from tests.browser.site import Site, serving
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-REPOSITORY = Path(__file__).parents[2]
 README = {  # picture in deploy/ → page, width, theme
     "dashboard": ("sample-explained", "wide", "light"),
     "playground": ("playground-tried", "wide", "dark"),
@@ -43,11 +38,14 @@ def paths(seeded: Seeded) -> dict[str, str]:
         "playground-tried": f"/playground/{seeded.tried}",
         "job-running": f"/jobs/{seeded.running}",
         "job-finished": f"/jobs/{seeded.finished}",
+        "compare": f"/jobs/compare?left={seeded.finished}&right={seeded.running}",
+        "compare-choice": f"/jobs/compare?left={seeded.finished}",
         "evaluation": f"/jobs/{seeded.evaluation}",
         "experiments": "/experiments",
         "experiment": f"/experiments/{seeded.experiment}",
         "experiment-running": f"/experiments/{seeded.trying}",
         "samples": "/samples?dataset=hypotheses",
+        "samples-copies": "/samples?dataset=hypotheses&copies=only",
         "map": "/map?dataset=hypotheses",
         "sample": f"/samples/{seeded.sample}",
         "sample-explained": f"/samples/{seeded.sample}?asked={seeded.explanation}",
@@ -126,37 +124,16 @@ def sign_in(page: Page) -> None:
 
 @contextmanager
 def _site() -> Iterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="factory-screenshots-") as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        database = postgres.Server(
-            folder / "postgres", home.free_port(), password="shots", durable=False
-        )
-        broker = redis.Server(folder / "redis", home.free_port(), password="shots")
-        with database.running(folder / "postgres.log"), broker.running(folder / "redis.log"):
-            _migrate(database.url())
-            settings = Settings(
-                home=folder / "home",
-                database_url=database.url(),
-                broker_url=broker.url(),
-                label_studio_url="http://label-studio.example:8080",
-                label_studio_api_key="key",
-            )
-            with serving(settings) as site:
-                yield site
-
-
-def _migrate(url: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=REPOSITORY,
-        env={**os.environ, "FACTORY_DATABASE_URL": url},
-        check=True,
-    )
+    label_studio = {
+        "label_studio_url": "http://label-studio.example:8080",
+        "label_studio_api_key": "key",
+    }
+    with stores.running(**label_studio) as settings, serving(settings) as site:
+        yield site
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--readme":
-        readme(REPOSITORY / "deploy")
+        readme(stores.REPOSITORY / "deploy")
     else:
         main(Path(sys.argv[1]), sys.argv[2:])

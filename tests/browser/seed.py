@@ -11,7 +11,18 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, pushes, requests, reviews, samples, shards, tokens
+from factory import (
+    budgets,
+    datasets,
+    jobs,
+    near_copies,
+    pushes,
+    requests,
+    reviews,
+    samples,
+    shards,
+    tokens,
+)
 from factory.db import Database
 from factory.local.demo import corpus, grammar
 from factory.metrics import NAMES
@@ -77,7 +88,7 @@ def _filled(db: Database) -> Seeded:
         )
         lines = [_line(text) for text in corpus.real_samples(60, 1)]
         datasets.import_lines(session, dataset, lines)
-        datasets.create(session, "support-replies", "A kind reply to a customer:")
+        other = datasets.create(session, "support-replies", "A kind reply to a customer:")
         pair = _pair(session)
         first = _job(session, dataset, pair, count=120, seed=7, eta=0.0)
         _make(session, rng, first, 120, worker="gpu@a")
@@ -94,6 +105,11 @@ def _filled(db: Database) -> Seeded:
             "files back, or register the new ones as another pair.",
         )
         evaluated = _evaluate(session, dataset, first)
+        _mark_copies(session, dataset, first)
+        budgets.put(session, "samples", 2000, dataset_id=dataset.id)
+        budgets.put(session, "tokens", 1_000_000)
+        budgets.put(session, "samples", 100, dataset_id=other.id)
+        jobs.cancel(session, _job(session, other, pair, count=100, seed=12, eta=0.5).id)
         tried = seed_sweep.ended(session, seed_sweep.sweep(session, dataset, pair))
         trying = seed_sweep.sweep(session, dataset, pair, points=8)
         shown = session.scalars(
@@ -317,6 +333,16 @@ def _shares(rng: random.Random, words: Sequence[str]) -> list[dict[str, Any]]:
         {"token": word, "log_probability": round(math.log(weight / sum(weights)), 4)}
         for word, weight in zip(words, weights, strict=True)
     ]
+
+
+def _mark_copies(session: Session, dataset: Dataset, job: Job) -> None:
+    """Some of a job's samples repeat real ones."""
+    real = samples.list_page(session, dataset.id, origin="real", limit=6)
+    made = samples.of_job(session, job.id, 0, 60)
+    why = ("near-copy of a real sample: cosine 0.97",)
+    why += ("near-copy of a real sample: has 92% of its runs of three words",)
+    found = [(made[9 * n + 1].id, each.id, why[n % 2]) for n, each in enumerate(real)]
+    near_copies.mark(session, dataset.id, found)
 
 
 def _evaluate(session: Session, dataset: Dataset, of: Job) -> Job:

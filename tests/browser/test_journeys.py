@@ -171,6 +171,58 @@ def test_samples_are_found_on_the_map(watched: Watched, seeded: Seeded) -> None:
     expect(page.get_by_role("heading", level=1)).to_contain_text("Sample")
 
 
+def test_two_jobs_are_compared(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto(f"/jobs/{seeded.finished}")
+    page.get_by_role("link", name="Compare").click()
+    expect(page.get_by_text("Choose the other job")).to_be_visible()
+    page.get_by_label("Right").select_option(str(seeded.running))
+    page.get_by_role("button", name="Compare").click()
+    changed = page.get_by_role("table", name="Settings that differ")
+    expect(changed).to_contain_text("Avoid what exists (η)")
+    expect(page.get_by_role("table", name="Figures")).to_contain_text("clear")
+    pairs = page.get_by_role("table", name="Samples by number").get_by_role("row")
+    expect(pairs).to_have_count(21)
+    page.get_by_role("link", name="Next").click()
+    expect(pairs.nth(1)).to_contain_text("20")
+    page.get_by_role("link", name="Swap").click()
+    expect(page.get_by_label("Left")).to_have_value(str(seeded.running))
+
+
+def test_near_copies_are_found_without_scripts(unscripted: Watched, seeded: Seeded) -> None:
+    page = unscripted.page
+    page.goto("/samples?dataset=hypotheses")
+    page.get_by_label("Near-copies").select_option("only these")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".feed > li")).to_have_count(6)
+    expect(page.get_by_text("≈near-copy")).to_have_count(6)
+    page.locator(".feed a").first.click()
+    page.get_by_role("link", name="See the one that it repeats").click()
+    expect(page.get_by_text("●real").first).to_be_visible()
+
+
+def test_a_budget_is_set_and_holds(watched: Watched, seeded: Seeded) -> None:
+    page = watched.page
+    page.goto("/settings")
+    page.get_by_label("Budget of").select_option("dataset support-replies")
+    page.get_by_label("A day at most").fill("5")
+    page.get_by_role("button", name="Set the budget").click()
+    expect(page.get_by_text("The budget is 5 samples a day.")).to_be_visible()
+    row = page.get_by_role("row", name="dataset support-replies")
+    expect(row).to_contain_text("0; 5 left")
+    page.goto("/jobs/new?dataset=support-replies")
+    page.get_by_label("Samples", exact=True).fill("6")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.get_by_role("alert")).to_contain_text("Ask for at most 5")
+    page.get_by_label("Samples", exact=True).fill("5")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("support-replies · 5 samples")
+    page.goto("/settings")
+    expect(row).to_contain_text("5; ✕ nothing left")
+    row.get_by_role("button", name="Remove").click()
+    expect(row).to_have_count(0)
+
+
 def test_a_job_is_paused_and_cancelled(watched: Watched, site: Site, seeded: Seeded) -> None:
     page = watched.page
     page.goto(f"/jobs/new?like={seeded.finished}")

@@ -11,10 +11,9 @@ from jsonschema import Draft202012Validator
 from numpy.typing import NDArray
 
 from factory.feedback import Gates
-from factory.texts import ngrams, words
+from factory.texts import copied_meaning, copied_runs, runs
 from workers.levers.keywords import Keyword, keyword_in
 
-ORDER = 3  # words in the runs that near-copies share
 REASON = 200  # characters of a reason, at most
 
 Vector = Sequence[float] | None
@@ -115,17 +114,12 @@ class Gatekeeper:
         if gates.copies is not None:
             share, origin = self._runs.nearest(text)
             if share >= gates.copies:
-                return f"near-copy of {WHOSE[origin]}: has {share:.0%} of its runs of three words"
+                return copied_runs(WHOSE[origin], share)
         if gates.nearness is not None:
             cosine, origin = self._near.nearest(vector)
             if cosine >= gates.nearness:
-                return f"near-copy of {WHOSE[origin]}: cosine {cosine:.2f}"
+                return copied_meaning(WHOSE[origin], cosine)
         return None
-
-
-def runs(text: str) -> set[tuple[str, ...]]:
-    """A text's different runs of three words; a shorter text is one run."""
-    return set(ngrams(text, ORDER)) or {tuple(words(text))}
 
 
 def _not_as(schema: Draft202012Validator, text: str) -> str | None:

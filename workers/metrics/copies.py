@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from factory.intervals import wilson
-from factory.texts import ngrams, words
+from factory.texts import copied_meaning, copied_runs, runs, words
 from workers.metrics.measure import Array, Measure, measured, unknown
 
-ORDER = 3  # words in the runs that near-copies share
 SHARED = 0.8  # share of a text's runs that one real sample has too
 NEAR = 0.95  # cosine to the nearest real sample
 UNUSABLE = ("filtered", "rejected", "fixed")
@@ -32,10 +31,10 @@ def near_copies_ngram(
     """Share of texts of which one real sample has 80 % of the runs of three words, or more."""
     having: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for place, text in enumerate(real):
-        for run in _runs(text):
+        for run in runs(text):
             having[run].add(place)
     marks = [
-        _is_near(_runs(text), having, place if others else None) for place, text in enumerate(texts)
+        _is_near(runs(text), having, place if others else None) for place, text in enumerate(texts)
     ]
     return _share("near_copies_ngram", marks, real)
 
@@ -49,6 +48,16 @@ def near_copies_embedding(vectors: Array, real: Array, *, others: bool = False) 
     if others:
         np.fill_diagonal(cosines, -1)
     return _share(name, (cosines.max(axis=1) >= NEAR).tolist(), real)
+
+
+def near_copy(text: str, real: str, cosine: float) -> str | None:
+    """Why a text is a near-copy of this real sample, by its words or its meaning; None: it is
+    not."""
+    mine = runs(text)
+    share = len(mine & runs(real)) / len(mine)
+    if share >= SHARED:
+        return copied_runs("a real sample", share)
+    return copied_meaning("a real sample", cosine) if cosine >= NEAR else None
 
 
 def usable(texts: Sequence[str], states: Sequence[str], real: Sequence[str]) -> Measure:
@@ -86,16 +95,11 @@ def _key(text: str) -> str:
     return " ".join(words(text))
 
 
-def _runs(text: str) -> set[tuple[str, ...]]:
-    """A text's different runs of three words; a shorter text is one run."""
-    return set(ngrams(text, ORDER)) or {tuple(words(text))}
-
-
 def _is_near(
-    runs: set[tuple[str, ...]], having: dict[tuple[str, ...], set[int]], but: int | None
+    mine: set[tuple[str, ...]], having: dict[tuple[str, ...], set[int]], but: int | None
 ) -> bool:
     """Whether one real sample, `but` this one, has enough of the runs."""
     shared: Counter[int] = Counter()
-    for run in runs:
+    for run in mine:
         shared.update(having.get(run, ()))
-    return any(times >= SHARED * len(runs) for place, times in shared.items() if place != but)
+    return any(times >= SHARED * len(mine) for place, times in shared.items() if place != but)

@@ -54,6 +54,9 @@ class SampleQuery(PageQuery):
     state: list[SampleState] = Field([], description="Any of these; may be repeated")
     job: uuid.UUID | None = None
     q: str | None = Field(None, max_length=1000, description='Words; "a phrase"; -not')
+    near_copy: bool | None = Field(
+        None, description="true: only those marked as near-copies; false: only the others"
+    )
 
 
 @routes.post("/datasets")
@@ -135,6 +138,7 @@ def list_samples(name: str, query: SampleQuery) -> dict[str, Any]:
                 states=query.state,
                 job_id=query.job,
                 query=query.q,
+                near_copy=query.near_copy,
                 before=query.before,
                 limit=n,
             ),

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from flask import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from factory import datasets, samples, tables
+from factory import datasets, exports, tables
 from factory.spec import SampleState
 from factory.web import card, shapes
 from factory.web.api.blueprint import blueprint
@@ -87,7 +87,7 @@ def _records(dataset: tables.Dataset, query: ExportQuery) -> Iterator[Record]:
     def read() -> Iterator[Record]:
         with database.transaction() as session:
             session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-            yield from samples.export(session, dataset, query.state, query.origin)
+            yield from exports.records(session, dataset, query.state, query.origin)
 
     return read()
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from factory import negatives, pushes, reviews, samples, tables
+from factory import near_copies, negatives, pushes, reviews, samples, tables
 from factory.web import shapes, show
 from factory.web.api.blueprint import blueprint
 from factory.web.api.requests import ACCEPTED, answered
@@ -41,6 +41,7 @@ def get_sample(sample_id: uuid.UUID) -> dict[str, Any]:
         return show.sample(row, _dataset_name(session, row)) | {
             "reviews": [show.review(review) for review in reviews.of_sample(session, sample_id)],
             "task": push.task_id if push else None,
+            "near_copy": near_copies.of_samples(session, [sample_id]).get(sample_id),
         }
 
 

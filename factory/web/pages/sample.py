@@ -9,7 +9,17 @@ from flask import flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
-from factory import datasets, jobs, negatives, pushes, requests, reviews, samples, texts
+from factory import (
+    datasets,
+    jobs,
+    near_copies,
+    negatives,
+    pushes,
+    requests,
+    reviews,
+    samples,
+    texts,
+)
 from factory.errors import Conflict, NotFound
 from factory.tables import Dataset, Job, Request, Sample
 from factory.texts import Part
@@ -24,6 +34,7 @@ NEIGHBOURS = 4  # of each origin
 NEAR = ("real", "synthetic")
 ORIGINS = ("synthetic", "real", "corrected")
 REASONS = (*reviews.REASONS, "empty")
+COPIES = {"only": True, "none": False}  # what the filter of near-copies keeps
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class Filters:
     job: Job | None
     query: str
     reason: str | None
+    copies: str | None  # "only" near-copies, or "none"
 
     @property
     def arguments(self) -> dict[str, str]:
@@ -47,6 +59,7 @@ class Filters:
             "job": str(self.job.id) if self.job else None,
             "q": self.query,
             "reason": self.reason,
+            "copies": self.copies,
         }
         return {name: value for name, value in given.items() if value}
 
@@ -73,6 +86,7 @@ def samples_list() -> ResponseReturnValue:
             dataset=chosen.dataset if chosen else None,
             found=found,
             older=older,
+            near_copies=near_copies.of_samples(session, [row.id for row in found]),
             origins=ORIGINS,
             reasons=REASONS,
         )
@@ -152,6 +166,7 @@ def sample(sample_id: uuid.UUID) -> ResponseReturnValue:
                 samples.steered_by(session, sample_id),
             ),
             corrections=corrections,
+            near_copy=near_copies.of_samples(session, [sample_id]).get(sample_id),
             mark=negatives.marks(session, [sample_id]).get(sample_id),
             reviews=reviews.of_sample(session, sample_id),
             push=push,
@@ -197,6 +212,7 @@ def _filters(session: Session) -> Filters | None:
         job=job,
         query=request.args.get("q", "").strip(),
         reason=_one_of(REASONS, request.args.get("reason")),
+        copies=_one_of([*COPIES], request.args.get("copies")),
     )
 
 
@@ -228,6 +244,7 @@ def _page_of(session: Session, chosen: Filters) -> tuple[Sequence[Sample], str |
             job_id=chosen.job.id if chosen.job else None,
             query=chosen.query or None,
             reason=chosen.reason,
+            near_copy=COPIES[chosen.copies] if chosen.copies else None,
             before=before,
             limit=n,
         ),

@@ -38,6 +38,7 @@ SIGNS: Mapping[str, tuple[str, str]] = {  # meaning → (sign, class of its colo
     "dead": ("✕", "bad"),
     "cancelled": ("■", "base"),
     "pinned": ("◆", "negative"),
+    "near_copy": ("≈", "bad"),
     "good": ("✓", "good"),
     "bad": ("✕", "bad"),
 }

@@ -1,6 +1,15 @@
 """What the API answers with, by subject."""
 
-from factory.web.shapes.access import Live, NewToken, Ready, Token, TokenPage
+from factory.web.shapes.access import (
+    Budget,
+    BudgetPage,
+    Live,
+    NewToken,
+    Ready,
+    Spent,
+    Token,
+    TokenPage,
+)
 from factory.web.shapes.base import Origin, Shape, Time, rfc3339
 from factory.web.shapes.datasets import (
     Counts,
@@ -47,6 +56,7 @@ from factory.web.shapes.samples import (
     Document,
     LeverUse,
     Mark,
+    NearCopy,
     Neighbour,
     Neighbours,
     Provenance,
@@ -60,6 +70,8 @@ from factory.web.shapes.samples import (
 )
 
 __all__ = [
+    "Budget",
+    "BudgetPage",
     "Counts",
     "Dataset",
     "DatasetPage",
@@ -87,6 +99,7 @@ __all__ = [
     "Metrics",
     "ModelPage",
     "ModelPair",
+    "NearCopy",
     "Negatives",
     "Neighbour",
     "Neighbours",
@@ -112,6 +125,7 @@ __all__ = [
     "Shape",
     "Shard",
     "ShardPage",
+    "Spent",
     "Sync",
     "Time",
     "Token",

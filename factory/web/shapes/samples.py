@@ -63,11 +63,19 @@ class ReviewPage(Shape):
     next_cursor: str | None
 
 
+class NearCopy(Shape):
+    """Why a sample counts as a near-copy, and of which one, where that is known."""
+
+    of: uuid.UUID | None
+    why: str
+
+
 class SampleDetail(Sample):
-    """A sample with its reviews, and its task in Label Studio."""
+    """A sample with its reviews, its task in Label Studio, and whether it repeats another."""
 
     reviews: list[Review]
     task: int | None
+    near_copy: NearCopy | None
 
 
 class Neighbour(Sample):

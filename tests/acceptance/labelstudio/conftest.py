@@ -22,6 +22,7 @@ from factory.tables import Dataset, Outbox, Push, Review, Sample, WebhookEvent
 from factory.web import create_app
 from workers.decoding.records import Trace
 from workers.labelstudio.client import Client, connect
+from workers.parent import ParentDatabase
 from workers.process import Worker
 
 
@@ -210,6 +211,8 @@ def factory(settings: Settings, web: None) -> Iterator[Factory]:
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").touch()
         models.add(session, settings, name="pair", base=str(folder), expert=str(folder))
-    worker = Worker(settings, database, celery_app(settings))
+    worker = Worker(
+        "cpu", settings, database, ParentDatabase(settings.database_url), celery_app(settings)
+    )
     yield Factory(database, settings, CpuWorker(worker), connect(settings))
     database.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from apiflask import APIFlask
 
-from factory import errors, pushes, requests, samples
+from factory import errors, near_copies, pushes, requests, samples
 from factory.db import Database
 from factory.settings import Settings
 from factory.web import create_app
@@ -27,6 +27,23 @@ def test_a_sample_is_shown_with_its_task(api: Any, known: Any, db: Database) -> 
         "dataset": "known", "origin": "synthetic", "state": "in_review", "text": "text 1",
         "job": str(known.job), "ordinal": 1, "audit": False, "tokens": 2, "task": 42, "reviews": [],
     }.items()  # fmt: skip
+
+
+def test_near_copies_are_listed_and_say_what_they_repeat(
+    api: Any, known: Any, db: Database
+) -> None:
+    real = api.get("/datasets/known/samples?origin=real").get_json()["items"][0]["id"]
+    with db.transaction() as session:
+        of = samples.get(session, uuid.UUID(real))
+        why = "near-copy of a real sample: cosine 0.96"
+        near_copies.mark(session, of.dataset_id, [(known.samples[2], of.id, why)])
+    only = api.get("/datasets/known/samples?near_copy=true").get_json()["items"]
+    assert [each["id"] for each in only] == [str(known.samples[2])]
+    others = api.get("/datasets/known/samples?near_copy=false&limit=200").get_json()["items"]
+    assert str(known.samples[2]) not in {each["id"] for each in others}
+    shown = api.get(f"/samples/{known.samples[2]}").get_json()["near_copy"]
+    assert shown == {"of": real, "why": why}
+    assert api.get(f"/samples/{known.samples[3]}").get_json()["near_copy"] is None
 
 
 def test_provenance_names_all_that_made_it(api: Any, known: Any) -> None:

@@ -10,9 +10,11 @@ from apiflask import APIFlask
 from sqlalchemy import delete, update
 
 from factory import (
+    budgets,
     circuits,
     datasets,
     jobs,
+    near_copies,
     negatives,
     outbox,
     pushes,
@@ -34,7 +36,7 @@ PAGES = (
     *("/", "/health", "/health/chip", "/health/notes", "/datasets/new", "/jobs", "/jobs/new"),
     "/playground",
     "/map",
-    *("/samples", "/review", "/models", "/settings"),
+    *("/samples", "/review", "/models", "/settings", "/jobs/compare"),
 )
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -100,6 +102,7 @@ def hostile(db: Database) -> dict[str, str]:
         tokens.create(session, text)
         dataset = datasets.create(session, "hostile", text, text, list(HOSTILE))
         dataset.label_studio_project = 3
+        budgets.put(session, "samples", 1000, dataset_id=dataset.id)
         lines = [json.dumps({"text": each, "label": each}).encode() for each in HOSTILE]
         datasets.import_lines(session, dataset, lines)
         pair = ModelPair(name="hostile", base=text, expert=text, revision=text)
@@ -184,6 +187,22 @@ def test_hostile_text_is_shown_and_does_nothing(
     page = assert_inert(answer.text)
     if name not in ("jobs", "clone", "playground", "now"):
         assert "<script>alert(1)</script>" in page.text + str(page.tags)
+
+
+def test_near_copies_are_found_and_say_what_they_repeat(
+    visitor: Visitor, db: Database, dataset: str, made: list[uuid.UUID]
+) -> None:
+    with db.transaction() as session:
+        found = datasets.get(session, dataset)
+        datasets.import_lines(session, found, [b'{"text": "a real one"}'])
+        (real,) = samples.list_page(session, found.id, origin="real")
+        near_copies.mark(session, found.id, [(made[1], real.id, f"near-copy of {HOSTILE[0]}")])
+    only = visitor.get(f"/samples?dataset={dataset}&copies=only").text
+    assert ("text 1" in only, "text 2" in only) == (True, False)
+    assert HOSTILE[0] not in only
+    without = visitor.get(f"/samples?dataset={dataset}&copies=none").text
+    assert ("text 1" in without, "text 2" in without) == (False, True)
+    assert Html(visitor.get(f"/samples/{made[1]}").text).links(f"/samples/{real.id}")
 
 
 def test_the_policy_allows_no_inline_script_and_no_other_site(visitor: Visitor) -> None:

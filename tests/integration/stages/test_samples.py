@@ -5,11 +5,12 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import insert, select, text
 
-from factory import outbox, samples, shards
+from factory import exports, near_copies, outbox, samples, shards
 from factory.errors import Conflict, Invalid, NotFound
 from factory.ids import new_id
 from factory.tables import Outbox, Push, Sample
@@ -96,6 +97,29 @@ def test_pages_by_origin_state_job_and_words(world: World) -> None:
     assert page_through(world, 9, query="'\\ & | ! :* (") == []
 
 
+def test_near_copies_are_listed_alone_or_left_out(world: World) -> None:
+    """Marked by a gate when they are stored, or later, when they are embedded."""
+    (real,) = add_real(world, ["a red fox"])
+    job = world.submit(4, 4)
+    lease = world.lease(world.shards_of(job)[0])
+    reasons = ("near-copy of a real sample: cosine 0.97", None, "too short", None)
+    rows = [replace(made(n, f"t{n}"), filter_reason=why) for n, why in enumerate(reasons)]
+    world.store(lease, rows)
+    first, second, third, fourth = page_through(world, 9, job_id=job.id)[::-1]
+    assert page_through(world, 9, near_copy=True) == [first]
+    why = "near-copy of a real sample: has 90% of its runs of three words"
+    with world.database.transaction() as session:
+        near_copies.mark(session, world.dataset.id, [(fourth, real.id, why)])
+        marks = near_copies.of_samples(session, [first, second, fourth])
+    assert {id_: (mark.of, mark.why) for id_, mark in marks.items()} == {
+        first: (None, reasons[0]),
+        fourth: (real.id, why),
+    }
+    assert page_through(world, 1, near_copy=True) == [fourth, first]
+    assert page_through(world, 1, near_copy=False) == [third, second, real.id]
+    assert page_through(world, 9, near_copy=True, states=("filtered",)) == [first]
+
+
 def test_neighbours_are_the_nearest_of_the_dataset(world: World) -> None:
     rows = add_real(world, ["a", "b", "c", "d", "no embedding"])
     at = {rows[0].id: vector(1, 0), rows[1].id: vector(1, 0.5), rows[2].id: vector(0, 1)}
@@ -149,13 +173,13 @@ def test_embeddings_are_owed_until_they_are_there(world: World) -> None:
 def test_export_is_oldest_first_in_its_columns(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "EXPORT_BATCH", 2)
+    monkeypatch.setattr(exports, "BATCH", 2)
     real = add_real(world, ["r1", "r2", "r3"])
     generated = world.generated(["g1", "g2"])
     with world.database.transaction() as session:
-        rows = list(samples.export(session, world.dataset, ["accepted", "generated"], None))
-        only = list(samples.export(session, world.dataset, ["generated"], "synthetic"))
-        none = list(samples.export(session, world.dataset, ["rejected"], None))
+        rows = list(exports.records(session, world.dataset, ["accepted", "generated"], None))
+        only = list(exports.records(session, world.dataset, ["generated"], "synthetic"))
+        none = list(exports.records(session, world.dataset, ["rejected"], None))
     ids = [str(sample.id) for sample in (*real, *generated)]
     assert [row["id"] for row in rows] == sorted(ids)
     assert [row["text"] for row in only] == ["g1", "g2"]

@@ -19,6 +19,7 @@ from factory.settings import Settings
 from factory.spec import EvaluateSpec
 from factory.tables import Dataset, Outbox, Push, Sample, WebhookEvent
 from workers import embedding
+from workers.parent import ParentDatabase
 from workers.process import Worker
 
 BROKER = "redis://127.0.0.1:1/0"  # never asked here
@@ -32,7 +33,9 @@ def cpu(postgres_url: str) -> Iterator[Any]:
         from workers.cpu import CpuWorker
     settings = Settings(database_url=postgres_url, broker_url=BROKER, label_studio_url="")
     database = Database(postgres_url)
-    yield CpuWorker(Worker(settings, database, celery_app(settings)))
+    yield CpuWorker(
+        Worker("cpu", settings, database, ParentDatabase(postgres_url), celery_app(settings))
+    )
     database.close()
 
 

@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from transformers import AutoModel, AutoTokenizer
 
-from factory import datasets, samples
+from factory import datasets, jobs, samples, shards
 from factory.db import Database
 from factory.errors import Invalid
 from factory.settings import Settings
-from factory.tables import Sample
-from workers import embedding
+from factory.spec import ReviewSpec
+from factory.tables import NearCopy, Sample
+from workers import embed, embedding
+from workers.embed import embed_dataset
 from workers.embedding import Embedder
+
+from .factory_floor import Floor
 
 TEXTS = [
     "The yield of wheat rises with rain.",
@@ -150,7 +154,7 @@ def database(postgres_url: str) -> Iterator[Database]:
 def test_every_sample_of_a_dataset_gets_its_embedding(
     database: Database, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "CHUNK", 7)
+    monkeypatch.setattr(embed, "CHUNK", 7)
     first, second = uuid.uuid4().hex, uuid.uuid4().hex
     with database.transaction() as session:
         for name in (first, second):
@@ -159,8 +163,8 @@ def test_every_sample_of_a_dataset_gets_its_embedding(
             datasets.import_lines(session, dataset, lines)
         wanted = datasets.get(session, first).id
 
-    assert embedding.embed_dataset(database, embedder, wanted) == 17
-    assert embedding.embed_dataset(database, embedder, wanted) == 0
+    assert embed_dataset(database, embedder, wanted) == 17
+    assert embed_dataset(database, embedder, wanted) == 0
 
     with database.transaction() as session:
         done = select(func.count()).where(Sample.embedding.is_not(None))
@@ -170,3 +174,49 @@ def test_every_sample_of_a_dataset_gets_its_embedding(
         stored = session.scalar(select(Sample.embedding).where(Sample.id == sample.id))
         np.testing.assert_allclose(stored, embedder.embed_texts([sample.text])[0], atol=1e-5)
         assert len(samples.neighbours(session, sample.id, 5)) == 5
+
+
+def test_samples_that_repeat_a_real_one_are_marked(floor: Floor, embedder: Embedder) -> None:
+    """By their words or by their meaning; real samples and a gate's own verdicts stay as they
+    are, and a mark that a gate made learns which one it is."""
+    wheat, court = "The yield of wheat rises with rain in spring.", "The court dismissed the case."
+    texts = (wheat, f"{wheat} Why?", "Wheat does well with much rain.", "Cells divide.")
+    gate = "near-copy of an earlier sample: cosine 0.91"
+    with floor.database.transaction() as session:
+        lines = [json.dumps({"text": text}).encode() for text in (wheat, court)]
+        datasets.import_lines(session, floor.dataset, lines)
+    job = floor.submit(len(texts), len(texts))
+    with floor.database.transaction() as session:
+        (shard,) = jobs.shards_of(session, job.id)
+        lease = shards.claim(session, shard.id, "gpu@a", 60)
+        assert lease is not None
+        attempt = shards.begin_attempt(session, lease, "gpu@a", {})
+        by = samples.MadeBy(floor.dataset.id, job.id, shard.id, attempt)
+        reasons = (gate, None, None, "shorter than 20 characters")
+        rows = [
+            samples.Made(n, n, text, (1,), "eos", False, filter_reason=reason)
+            for n, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+        ]
+        samples.store(session, by, rows, ReviewSpec())
+    before = marked(floor)
+    assert before == {0: (None, gate)}
+    assert embed_dataset(floor.database, embedder, floor.dataset.id) == 6
+    after = marked(floor)
+    assert after == {
+        0: (wheat, gate),
+        1: (wheat, "near-copy of a real sample: has 80% of its runs of three words"),
+    }
+
+
+def marked(floor: Floor) -> dict[int, tuple[str | None, str]]:
+    """Ordinals of near-copies: the text that each repeats, and why."""
+    with floor.database.transaction() as session:
+        found = session.scalars(select(NearCopy)).all()
+        return {
+            session.get_one(Sample, row.sample_id).ordinal or 0: (
+                session.get_one(Sample, row.of).text if row.of else None,
+                row.why,
+            )
+            for row in found
+            if row.dataset_id == floor.dataset.id
+        }

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from factory.feedback import Feedback, Gates
-from workers.levers.gates import Gatekeeper, runs
+from factory.texts import runs
+from workers.levers.gates import Gatekeeper
 from workers.levers.keywords import fit_keywords, keyword_in
 
 OPEN = {"copies": None}
