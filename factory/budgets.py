@@ -57,7 +57,9 @@ def spend(session: Session, job: Job, spec: AnySpec, token_id: uuid.UUID | None)
     if not any(wanted.values()):
         return
     today = _today(session)
-    applying = or_(Budget.dataset_id == job.dataset_id, Budget.token_id == token_id, _of_all())
+    applying = or_(Budget.dataset_id == job.dataset_id, _of_all())
+    if token_id is not None:
+        applying = or_(applying, Budget.token_id == token_id)
     locked = select(Budget).where(applying).order_by(Budget.id).with_for_update()
     for budget in session.scalars(locked):
         spent = _spent(session, budget, today)
