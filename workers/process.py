@@ -39,7 +39,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 @dataclass(frozen=True)
 class Worker:
     """One worker process, or the parent of its children. `shutdown` is set in a child that was
-    told to stop."""
+    told to stop, `ending` in a parent that ends its children by force."""
 
     kind: str
     settings: Settings
@@ -47,6 +47,7 @@ class Worker:
     parents: ParentDatabase
     app: Celery
     shutdown: threading.Event = field(default_factory=threading.Event)
+    ending: threading.Event = field(default_factory=threading.Event)
 
     def task(self, name: str) -> Callable[[Function], Function]:
         """Register a function as the Celery task of this name (see `factory.outbox`)."""
@@ -70,6 +71,8 @@ class Worker:
 
     def _request(self) -> type[Request]:
         def free_shard_of(pid: int) -> None:
+            if self.ending.is_set():  # what it held is taken back
+                return
             self.parents.retrying(lambda s: self._free(s, name_of(self.kind, pid)))
 
         class ShardRequest(Request):  # type: ignore[misc]
@@ -121,5 +124,6 @@ def start(kind: str) -> Worker:
     app = dispatch.celery_app(settings)
     app.conf.worker_redirect_stdouts = False  # our log lines stay as they are
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = FAREWELL
-    stopping.stop_in_time(kind, parents, settings.stop_seconds)
-    return Worker(kind, settings, Database(settings.database_url), parents, app)
+    worker = Worker(kind, settings, Database(settings.database_url), parents, app)
+    stopping.stop_in_time(kind, parents, settings.stop_seconds, worker.ending)
+    return worker

@@ -53,20 +53,23 @@ def _heeding_sigterm(shutdown: threading.Event) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def stop_in_time(kind: str, database: Database, seconds: float) -> None:
+def stop_in_time(kind: str, database: Database, seconds: float, ending: threading.Event) -> None:
     """Have this worker's parent pass SIGTERM on to its children, and end them and itself when they
-    still run `seconds` later."""
+    still run `seconds` later: `ending` is set first."""
     told = threading.Event()
 
     def tell(**_: Any) -> None:
         told.set()
         _tell_children()
 
+    def wait() -> None:
+        told.wait()
+        time.sleep(seconds)
+        ending.set()
+        _end(kind, database)
+
     def begin(**_: Any) -> None:
-        ending = threading.Thread(
-            target=_end_late, args=(kind, database, told, seconds), name="stopping", daemon=True
-        )
-        ending.start()
+        threading.Thread(target=wait, name="stopping", daemon=True).start()
 
     worker_init.connect(begin, weak=False)
     worker_shutting_down.connect(tell, weak=False)
@@ -78,10 +81,8 @@ def _tell_children() -> None:
             os.kill(child.pid, signal.SIGTERM)
 
 
-def _end_late(kind: str, database: Database, told: threading.Event, seconds: float) -> None:
-    """End this parent and its children, if they still run so long after they were told to stop."""
-    told.wait()
-    time.sleep(seconds)
+def _end(kind: str, database: Database) -> None:
+    """End this parent and its children now. The log says what each thread was at."""
     faulthandler.dump_traceback(file=STDERR)
     children = [child.pid for child in active_children()]
     for pid in children:  # first: it may be stuck in a transaction that holds its shard
@@ -92,7 +93,7 @@ def _end_late(kind: str, database: Database, told: threading.Event, seconds: flo
         taken = database.retrying(
             lambda s: shards.take_back(s, [name_of(kind, pid) for pid in children]), TAKING_BACK
         )
-        logger.error("worker.ended_late", seconds=seconds, children=children, taken_back=taken)
+        logger.error("worker.ended_late", children=children, taken_back=taken)
     except FactoryError as error:  # their leases run out
-        logger.error("worker.ended_late", seconds=seconds, children=children, error=error.detail)
+        logger.error("worker.ended_late", children=children, error=error.detail)
     os._exit(os.EX_TEMPFAIL)

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from workers.decoding import ModelPair, decoder, kv, lane
+from workers.decoding import ModelPair, choosing, decoder, kv, lane
 from workers.models import attention, lora
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
@@ -20,7 +20,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("prefill: attention", attention.Prefill, "attend"),
     ("prefill: linear, the rest", lane.Lane, "_prefill"),
     ("forward: norms, activations, transformers' Python", lane.Lane, "_forward"),
-    ("steering and drawing", decoder._Batch, "_choose"),
+    ("steering and drawing", choosing.Chooser, "choose"),
     ("slots, shapes, copies", decoder._Batch, "step"),
     ("slots, shapes, copies", decoder._Batch, "admit"),
 )

@@ -16,6 +16,7 @@ the length of a row, interleaved round by round; medians are printed, and JSON w
     steer     our engine, each sample with negatives of its own
     cached    the same with the documents of contexts run apart and kept; empty at the start
     shared    our engine, negatives shared by a group of 8 samples
+    traced    the same, with a trace of every token
 """
 
 import argparse
@@ -246,6 +247,8 @@ def ours(
     guidance: Guidance,
     slots: int,
     documents: DocumentCache | None = None,
+    *,
+    trace: bool = False,
 ) -> int:
     decoder = SteerDecoder(
         bed.pair,
@@ -254,6 +257,7 @@ def ours(
         slots,
         should_stop=lambda tokens: len(tokens) >= row_length(tokens[0]),
         documents=documents,
+        trace=trace,
     )
     return sum(len(c.token_ids) for c in decoder.run(requests))
 
@@ -273,6 +277,7 @@ def contenders(
         "steer": lambda: ours(bed, own, guidance, slots),
         "cached": lambda: ours(bed, own, guidance, slots, DocumentCache()),
         "shared": lambda: ours(bed, shared, guidance, slots),
+        "traced": lambda: ours(bed, shared, guidance, slots, trace=True),
     }
 
 
@@ -293,6 +298,7 @@ def report(title: str, rates: dict[str, float]) -> dict[str, Any]:
         for ours in ("steer", "cached", "shared")
         for theirs in ("hf-guided", "authors", "hf-plain", "plain")
     }
+    ratios["traced/shared"] = rates["traced"] / rates["shared"]
     cells = "  ".join(f"{name} {rate:7.0f}" for name, rate in rates.items())
     print(f"{title:34} tok/s: {cells}")  # noqa: T201
     print(" " * 34, "  ".join(f"{k} {v:.2f}" for k, v in ratios.items()), flush=True)  # noqa: T201

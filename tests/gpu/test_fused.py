@@ -9,7 +9,7 @@ from torch import Tensor
 
 from factory.guidance import Guidance, Sampling
 from tests.unit.decoding.test_decoder import mixed_requests
-from workers.decoding import Request, SteerDecoder, decoder, fused
+from workers.decoding import Request, SteerDecoder, choosing, fused
 from workers.decoding.guidance import MASKED, Steered, steer
 from workers.decoding.sampling import Noise, draw, noise_keys
 
@@ -135,9 +135,9 @@ def test_a_run_with_the_kernel_gives_the_references_tokens_and_traces(
     pair = ModelPair.load(folder / "base", folder / kind, str(kernel_device))
     pair = replace(pair, recorder=None)
     requests = mixed_requests(7)
-    monkeypatch.setattr(decoder, "_kernel", lambda *_: None)
+    monkeypatch.setattr(choosing, "kernel", lambda *_: None)
     plain = list(decode(pair, requests))
-    monkeypatch.setattr(decoder, "_kernel", lambda *_: fused.choose)
+    monkeypatch.setattr(choosing, "kernel", lambda *_: fused.choose)
     for ours, theirs in zip(decode(pair, requests), plain, strict=True):
         assert ours[:2] == theirs[:2]
         for name in ("expert", "base", "negative", "center", "scores"):

@@ -32,6 +32,7 @@ class Lane:
     logits   of each role, (slots + 1, V) float32 on `out`: what a slot's next token is chosen
              by; banned tokens are at MASKED; the last row is nobody's. With `hidden` a row goes
              on with the hidden state that its logits are made of
+    documents  where documents that are run apart are kept; None: they are not kept
     """
 
     def __init__(
@@ -45,24 +46,23 @@ class Lane:
         record: Record | None,
         *,
         hidden: bool = False,
-        documents: DocumentCache | None = None,
     ) -> None:
         """rows, columns: of each role at most, and how many tokens a row generates at most.
         expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None.
         banned: ids that are never drawn, on the device that logits are wanted on.
         record: how a step is recorded; None: every step is run as it is.
-        hidden: what the logits are made of (d numbers) follows them in each row.
-        documents: where those that are run apart are kept, if any are."""
+        hidden: what the logits are made of (d numbers) follows them in each row."""
         self._model = model
         self._device = input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
         short = SHORT_CONTEXT.get(self._device.type, 0)
         grain = RECORDED if record else Grain()
+        self.roles = frozenset(roles)
         self._roles: dict[RoleName, Role] = {
             name: Role(rows, columns, short, grain) for name in roles
         }
         self._last: dict[tuple[RoleName, Context], Tensor] = {}
-        self.documents = documents
+        self.documents: DocumentCache | None = None
         self._expert_rows = expert_rows
         self._slots = rows
         self._banned = banned

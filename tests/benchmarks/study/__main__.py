@@ -7,6 +7,7 @@ written there after every cell.
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -31,7 +32,7 @@ def main() -> None:
         write_into(README, short(json.loads((folder / "study.json").read_text())))
         return
     console = Console(stderr=True)
-    say = lambda line: console.print(line, style="dim", highlight=False)  # noqa: E731
+    say = partial(console.print, style="dim", highlight=False)
     Run(_study(wanted, folder), folder, say, wanted.processes).run(wanted.parts)
     console.print(f"tables: {folder / 'study.md'}")
 

@@ -88,17 +88,18 @@ def _mind(rows: Rows) -> Iterator[dict[str, Any]]:
 
 
 def _entity(rows: Rows) -> Iterator[dict[str, Any]]:
-    ours, none = (_rows(rows, "entity", which) for which in ("centred negatives", CONTROL))
-    if ours and none:
-        less, before = (_over(some, "rejected") for some in (ours, none))
-        theme, natural = (_over(some, "theme_share") for some in (ours, none))
-        dropped = (natural["value"] - before["value"]) / (1 - before["value"])
-        found = (
-            f"entity {_said(before)} → {_said(less)}; theme {_said(natural)} → {_said(theme)} "
-            f"({dropped:.3f} if the entity alone went)"
-        )
-        met = less["value"] <= 0.25 * before["value"] and theme["value"] >= 0.8 * dropped
-        yield _line("centred negatives remove an entity and leave its theme", found, met)
+    for lever in (OURS, "centred negatives"):
+        mine, none = (_rows(rows, "entity", which) for which in (lever, CONTROL))
+        if mine and none:
+            less, before = (_over(some, "rejected") for some in (mine, none))
+            theme, natural = (_over(some, "theme_share") for some in (mine, none))
+            dropped = (natural["value"] - before["value"]) / (1 - before["value"])
+            found = (
+                f"entity {_said(before)} → {_said(less)}; theme {_said(natural)} → {_said(theme)} "
+                f"({dropped:.3f} if the entity alone went)"
+            )
+            met = less["value"] <= 0.25 * before["value"] and theme["value"] >= 0.8 * dropped
+            yield _line(f"{lever}: an entity that is refused goes, its theme stays", found, met)
 
 
 def _rules(rows: Rows) -> Iterator[dict[str, Any]]:

@@ -114,7 +114,8 @@ def _how(result: Result) -> str:
 def _aims(result: Result) -> str:
     """What was aimed at, what was found, and whether that is it."""
     found = aims({part: rows_of(result, part) for part in result["parts"]})
-    heads = {"aim": "aim", "found": "found", "met": "met"}
+    whole = all(len(result["parts"][part]) == len(cells) for part, cells in result["cells"].items())
+    heads = {"aim": "aim", "found": "found", "met": "met" if whole else "met, so far"}
     return _named(found, heads) if found else ""
 
 

@@ -72,10 +72,10 @@ RULES: dict[str, tuple[Setting, ...]] = {
     ),
     "steer": (
         steer(0, 0.5),
-        steer(0.5, 0.5),
-        steer(0, 0, temperature=1.5),
-        steer(0.5, 0, temperature=1.5),
-        steer(-0.3, 0, 0.9, temperature=1.5),
-        steer(1.0, 0, alpha=0.02, nucleus=0.98),
+        steer(0, 0.5, 0.8),
+        steer(0.5, 0, 0.9),
+        steer(0.5, 0.5, 0.9),
+        steer(0, 0.25, 0.8, temperature=1.3),
+        steer(-0.3, 0, 0.8, temperature=1.5),
     ),
 }  # fmt: skip

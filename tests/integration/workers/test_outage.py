@@ -131,3 +131,17 @@ def test_a_request_that_the_database_put_off_is_answered_all_the_same(
         assert (floor.answer(ask).done_at, floor.answer(ask).attempts) == (None, 0)
     gpu.desk.serve_all()
     assert floor.answer(ask).result == {"nothing": "lost"}
+
+
+def test_all_that_lost_their_workers_come_before_what_is_new(floor: Floor) -> None:
+    """Also the second of them: the first is often taken by another worker meanwhile."""
+    job = floor.submit(6, 2, audit=0)
+    first, second, new = floor.shards(job)
+    for shard in (first, second):
+        with floor.database.transaction() as session:
+            lease = shards.claim(session, shard.id, "gone", 60)
+            assert lease is not None
+            shards.hand_back(session, lease)
+    GpuWorker(floor.settings, floor.database).run_shard(new.id)
+    order = {sample.shard_id: sample.id for sample in reversed(floor.samples(job))}
+    assert sorted(order, key=lambda id_: order[id_]) == [first.id, second.id, new.id]

@@ -21,7 +21,7 @@ from factory.spec import job_spec
 from factory.tables import Failure, Job, Push, Sample, Shard
 from workers import generate, gpu_worker
 from workers.decoding import SteerDecoder
-from workers.decoding.decoder import _Batch
+from workers.decoding.choosing import Chooser
 from workers.generate import Composer
 from workers.gpu_worker import GpuWorker
 from workers.layout import Layout
@@ -254,7 +254,7 @@ def test_a_pause_is_seen_while_a_long_text_is_made(
     """The heartbeat hears of it; no row has to end first."""
     gpu = GpuWorker(floor.settings, floor.database)
     job = floor.submit(4, 4, audit=0, sampling={"max_new_tokens": 100, "stop": ()})
-    tokens, choose = [0], _Batch._choose
+    tokens, choose = [0], Chooser.choose
 
     def count_and_wait(self: Any, *arguments: Any) -> Any:
         tokens[0] += 1
@@ -264,7 +264,7 @@ def test_a_pause_is_seen_while_a_long_text_is_made(
             threading.Event().wait(1)
         return choose(self, *arguments)
 
-    monkeypatch.setattr(_Batch, "_choose", count_and_wait)
+    monkeypatch.setattr(Chooser, "choose", count_and_wait)
     run_all(floor, gpu, job)
     assert tokens[0] == 8
     assert floor.samples(job) == []
@@ -301,15 +301,16 @@ def test_a_row_of_nonsense_numbers_is_a_failure_and_the_others_are_made(
 ) -> None:
     job = floor.submit(6, 6, audit=1)
     bad = generate.row_seed(7, 2)
-    steer = _Batch._steer
+    choose = Chooser.choose
 
-    def spoiled(self: Any, roles: Any, slots: Any) -> Any:
-        for slot, sample in enumerate(self._samples):
-            if sample and sample.request.seed == bad and len(sample.tokens) == 3:
-                self._lanes[0][1].logits["expert"][slot] = float("nan")
-        return steer(self, roles, slots)
+    @torch.inference_mode()
+    def spoiled(self: Any, running: Any, logits: Any) -> Any:
+        for slot, sample in running.items():
+            if sample.request.seed == bad and len(sample.tokens) == 3:
+                logits["expert"][slot] = float("nan")
+        return choose(self, running, logits)
 
-    monkeypatch.setattr(_Batch, "_steer", spoiled)
+    monkeypatch.setattr(Chooser, "choose", spoiled)
     ended = run_all(floor, gpu, job)
     assert (ended.state, ended.error) == ("partial", "1 samples could not be made")
     assert [sample.ordinal for sample in floor.samples(job)] == [0, 1, 3, 4, 5]

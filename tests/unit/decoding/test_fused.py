@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from factory.guidance import Guidance, Sampling
-from workers.decoding import ModelPair, decoder
+from workers.decoding import ModelPair, choosing
 from workers.decoding.guidance import MASKED, steer
 from workers.decoding.sampling import Noise, draw
 
@@ -51,7 +51,7 @@ def test_one_call_for_all_slots_chooses_the_same(
 ) -> None:
     pair, guidance = pairs("llama", kind), Guidance(gamma=0.2, eta=0.5)
     plain = decode(pair, mixed_requests(9), 4, guidance)
-    monkeypatch.setattr(decoder, "_kernel", lambda *_: by_rows)
+    monkeypatch.setattr(choosing, "kernel", lambda *_: by_rows)
     for i, completion in decode(pair, mixed_requests(9), 4, guidance).items():
         ours, theirs = completion.trace, plain[i].trace
         assert completion.token_ids == plain[i].token_ids
@@ -68,11 +68,11 @@ def test_one_call_for_all_slots_chooses_the_same(
 def test_rules_and_filters_that_the_kernel_does_not_know_go_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decoder, "find_spec", lambda _: pytest.fail("the kernel is wanted"))
+    monkeypatch.setattr(choosing, "find_spec", lambda _: pytest.fail("the kernel is wanted"))
     cuda = torch.device("cuda")
     for guidance, sampling in (
         (Guidance(rule="contrastive"), Sampling()),
         (Guidance(), Sampling(typical_p=0.9)),
         (Guidance(), Sampling(top_k=5)),
     ):
-        assert decoder._kernel(cuda, guidance, sampling) is None
+        assert choosing.kernel(cuda, guidance, sampling) is None

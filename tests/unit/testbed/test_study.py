@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from factory.intervals import wilson
 from tests.benchmarks.study import levers, loop, rejections, reviewers
+from tests.benchmarks.study.aims import aims
 from tests.benchmarks.study.beds import TRIES, Bed, Models, Setting, real_samples
 from tests.benchmarks.study.calibration import AIM
 from tests.benchmarks.study.compare import verdicts
@@ -21,7 +22,7 @@ from tests.benchmarks.study.figures import draw
 from tests.benchmarks.study.levers import LEVERS, Case, Reviewed
 from tests.benchmarks.study.measures import Copies, Estimate, marks, mean, share
 from tests.benchmarks.study.report import END, START, markdown, rows_of, short, write_into
-from tests.benchmarks.study.run import Run
+from tests.benchmarks.study.run import PARTS, Run
 from tests.benchmarks.study.store import OutOfTime, Store
 from tests.benchmarks.study.study import Sizes, Study, setting_key
 from tests.benchmarks.testbed import COMMENTS, TASKS, Grammar
@@ -283,3 +284,20 @@ def test_the_recommended_levers_do_without_a_head_while_verdicts_are_few(bed: Be
         assert setting.guidance.nucleus == levers.MASK
         assert setting.keep is not None
         assert not setting.keep(texts[0])
+
+
+def test_an_aim_is_met_when_its_figures_are() -> None:
+    def row(lever: str, refused: float, variety: float) -> dict[str, object]:
+        measures = {"rejected": refused, "distinct3_kept": variety}
+        found = {k: {"value": v, "low": v, "high": v} for k, v in measures.items()}
+        return {"task": "comments", "reviewer": "theme", "lever": lever} | found
+
+    def met(refused: float, variety: float) -> list[bool]:
+        rows = [row("none", 0.2, 0.4), row("recommended", refused, variety)]
+        parts = {part: [] for part in PARTS} | {"loop": rows}
+        return [line["met"] for line in aims(parts)]
+
+    assert met(0.02, 0.39) == [True, True]
+    assert met(0.03, 0.39) == [False, True]
+    assert met(0.02, 0.37) == [True, False]
+    assert aims({part: [] for part in PARTS}) == []

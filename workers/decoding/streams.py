@@ -1,0 +1,82 @@
+"""All streams of a run, whichever weights they go through."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from workers.models.pair import ModelPair
+
+from .documents import Context, DocumentCache
+from .lane import Lane, RoleName
+
+
+class Streams:
+    """One lane for both models of a row-wise LoRA pair, two for two models."""
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        slots: int,
+        columns: int,
+        documents: DocumentCache | None,
+        *,
+        hidden: bool,
+    ) -> None:
+        """columns: tokens that a row generates at most. hidden: the expert's rows of logits go on
+        with what they are made of. documents: where those that are run apart are kept.
+
+        The lanes are those of the last run, with what they have recorded, if they are of the
+        same size and nobody uses them."""
+        self._pair, self._size = pair, (slots, columns, hidden)
+        kept: list[Lane] | None = pair.idle.pop(self._size, None)
+        pair.idle.clear()  # their memory is needed
+        self._lanes = kept or self._new_lanes()
+        for lane in self._lanes:
+            lane.documents = documents
+
+    @property
+    def logits(self) -> Mapping[RoleName, Tensor]:
+        """What each stream's next tokens are chosen by; see `Lane`."""
+        return {role: x for lane in self._lanes for role, x in lane.logits.items()}
+
+    @torch.inference_mode()
+    def open(self, wanted: Sequence[tuple[int, RoleName, Context]]) -> None:
+        """Start a row per (slot, role, context)."""
+        for lane in self._lanes:
+            lane.open([item for item in wanted if item[1] in lane.roles])
+
+    @torch.inference_mode()
+    def step(self, tokens: Mapping[int, int]) -> None:
+        """Go on by one token (slot → token) in every stream."""
+        for lane in self._lanes:
+            lane.step(tokens)
+
+    @torch.inference_mode()
+    def close(self, slots: set[int]) -> None:
+        """End all rows of these slots."""
+        for lane in self._lanes:
+            lane.close(slots)
+
+    def leave(self) -> None:
+        """Leave the lanes to the next run; recording their steps again would take its time."""
+        if self._pair.recorder is not None:
+            for lane in self._lanes:
+                lane.clear()
+            self._pair.idle[self._size] = self._lanes
+
+    def _new_lanes(self) -> list[Lane]:
+        pair = self._pair
+        if pair.kind == "lora":
+            return [self._lane(pair.expert, "expert", "negative", "center", "base")]
+        experts = self._lane(pair.expert, "expert", "negative", "center")
+        return [experts, self._lane(pair.base, "base")]
+
+    def _lane(self, model: PreTrainedModel, *roles: RoleName) -> Lane:
+        pair, (slots, columns, hidden) = self._pair, self._size
+        banned = torch.tensor(pair.banned_ids, dtype=torch.long, device=pair.device)
+        rows = pair.rows if pair.kind == "lora" else None
+        record = pair.recorder() if pair.recorder else None
+        reads = hidden and "expert" in roles
+        return Lane(model, roles, slots, columns, rows, banned, record, hidden=reads)
