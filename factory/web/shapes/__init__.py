@@ -1,9 +1,12 @@
 """What the API answers with, by subject."""
 
 from factory.web.shapes.access import (
+    Budget,
+    BudgetPage,
     Live,
     NewToken,
     Ready,
+    Spent,
     Token,
     TokenPage,
 )
@@ -67,6 +70,8 @@ from factory.web.shapes.samples import (
 )
 
 __all__ = [
+    "Budget",
+    "BudgetPage",
     "Counts",
     "Dataset",
     "DatasetPage",
@@ -120,6 +125,7 @@ __all__ = [
     "Shape",
     "Shard",
     "ShardPage",
+    "Spent",
     "Sync",
     "Time",
     "Token",
