@@ -5,7 +5,7 @@ from typing import Any
 
 
 def test_a_budget_is_set_spent_refused_and_taken_away(api: Any, known: Any, dataset: str) -> None:
-    made = api.put("/budgets", json={"dataset": dataset, "amount": 5}).get_json()
+    made = api("PUT", "/budgets", json={"dataset": dataset, "amount": 5}).get_json()
     assert (made["unit"], made["amount"], made["spent"], made["left"]) == ("samples", 5, 0, 5)
     body = {"kind": "generate", "dataset": dataset, "model": known.model, "count": 4}
     assert api.post("/jobs", json=body).status_code == 201
@@ -21,8 +21,8 @@ def test_a_budget_is_set_spent_refused_and_taken_away(api: Any, known: Any, data
     assert (mine["id"], mine["spent"], mine["left"]) == (made["id"], 4, 1)
     assert listed["today"]["samples"] >= 4
     assert len(api.get(f"/jobs?dataset={dataset}").get_json()["items"]) == 1
-    assert api.delete(f"/budgets/{made['id']}").status_code == 204
-    assert api.delete(f"/budgets/{made['id']}").status_code == 404
+    assert api("DELETE", f"/budgets/{made['id']}").status_code == 204
+    assert api("DELETE", f"/budgets/{made['id']}").status_code == 404
     assert api.post("/jobs", json=body).status_code == 201
 
 
@@ -33,6 +33,6 @@ def test_what_cannot_be_a_budget_is_refused(api: Any, dataset: str) -> None:
         {"dataset": dataset, "token": str(uuid.uuid4()), "amount": 1},
         {"dataset": dataset},
     ):
-        assert api.put("/budgets", json=wrong).status_code == 422, wrong
-    assert api.put("/budgets", json={"dataset": "none", "amount": 1}).status_code == 404
-    assert api.put("/budgets", json={"token": str(uuid.uuid4()), "amount": 1}).status_code == 404
+        assert api("PUT", "/budgets", json=wrong).status_code == 422, wrong
+    assert api("PUT", "/budgets", json={"dataset": "none", "amount": 1}).status_code == 404
+    assert api("PUT", "/budgets", json={"token": str(uuid.uuid4()), "amount": 1}).status_code == 404
