@@ -85,7 +85,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 
 
-def _as_uuid(value: object) -> object:
+def as_uuid(value: object) -> object:
     """JSON has texts only; strict validation takes no text for an id."""
     return uuid.UUID(value) if isinstance(value, str) else value
 
@@ -228,7 +228,7 @@ class EvaluateSpec(_Spec):
 
     kind: Literal["evaluate"]
     dataset: Name
-    job: Annotated[uuid.UUID, BeforeValidator(_as_uuid)] | None = Field(
+    job: Annotated[uuid.UUID, BeforeValidator(as_uuid)] | None = Field(
         None, description="Only samples of this generate job"
     )
     origin: Literal["synthetic", "corrected"] = "synthetic"
@@ -369,7 +369,7 @@ class Defaults(_Spec):
     guidance: GuidanceSpec | None = None
     negatives: NegativesSpec | None = None
     sampling: SamplingSpec | None = None
-    job: Annotated[uuid.UUID, BeforeValidator(_as_uuid)] | None = Field(
+    job: Annotated[uuid.UUID, BeforeValidator(as_uuid)] | None = Field(
         None, description="The sweep that found them"
     )
 

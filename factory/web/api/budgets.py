@@ -1,13 +1,13 @@
 """Budgets: how much may be asked for in a day."""
 
 import uuid
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from sqlalchemy.orm import Session
 
 from factory import budgets, datasets, tokens
-from factory.spec import Name
+from factory.spec import Name, as_uuid
 from factory.web import shapes
 from factory.web.api.blueprint import blueprint
 from factory.web.state import current
@@ -21,7 +21,7 @@ class NewBudget(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     dataset: Name | None = None
-    token: uuid.UUID | None = None
+    token: Annotated[uuid.UUID | None, BeforeValidator(as_uuid)] = None
     unit: budgets.Unit = Field("samples", description="tokens: what jobs may make at most")
     amount: int = Field(ge=0, le=budgets.HIGHEST, description="A day, in UTC")
 

@@ -66,7 +66,9 @@ def _name_what_exists(case: schemathesis.Case, known: Any, settings: Settings) -
         return
     if case.body.get("kind") == "sweep":  # it makes a job for each of its settings
         case.body |= {"method": "random", "points": 2, "count": 4}
-    if "dataset" in case.body:
+    if "amount" in case.body:  # a budget: the jobs of the other cases are to fit into it
+        case.body |= {"dataset": known.dataset, "token": None, "amount": 10**12}
+    elif "dataset" in case.body:
         named = {"model": known.model, "base": "demo", "job": str(known.job)}
         field = {"train": "base", "evaluate": "job"}.get(case.body["kind"], "model")
         case.body |= {"dataset": known.dataset, field: named[field]}
