@@ -7,7 +7,6 @@
     │   └── UnsupportedType         is of another media type
     ├── Unauthorized                no token, or not a live one
     ├── Forbidden                   not allowed in this way
-    │   └── OverBudget              more than a day's budget allows
     ├── NotFound                    no such thing
     ├── Conflict                    clashes with what is there
     ├── Unavailable (retryable)     a service we need does not answer
@@ -91,17 +90,6 @@ class Forbidden(FactoryError):
 
     status = 403
     title = "Not allowed"
-
-
-class OverBudget(Forbidden):
-    """More is asked for than is left of a day's budget."""
-
-    title = "The budget is spent"
-
-    def __init__(self, detail: str, retry_after: float = 0) -> None:
-        super().__init__(detail)
-        self.retry_after = retry_after
-        """Seconds until the next day."""
 
 
 class NotFound(FactoryError):

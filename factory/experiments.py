@@ -29,17 +29,10 @@ def submit(
     *,
     request: Any,
     idempotency_key: str | None = None,
-    token_id: uuid.UUID | None = None,
 ) -> tuple[Job, bool]:
     """Store a sweep, the jobs of its first round and their wake-ups; see `jobs.submit`."""
     job, is_new = jobs.submit(
-        session,
-        spec,
-        dataset,
-        model,
-        request=request,
-        idempotency_key=idempotency_key,
-        token_id=token_id,
+        session, spec, dataset, model, request=request, idempotency_key=idempotency_key
     )
     if is_new:
         spec = SweepSpec.model_validate(job.spec)

@@ -18,7 +18,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from factory import budgets, outbox
+from factory import outbox
 from factory.errors import Conflict, NotFound
 from factory.feedback import Feedback
 from factory.ids import new_id
@@ -60,16 +60,13 @@ def submit(
     *,
     request: Any,
     idempotency_key: str | None = None,
-    token_id: uuid.UUID | None = None,
     parent: Job | None = None,
     position: int | None = None,
 ) -> tuple[Job, bool]:
     """Store a job, its shards and their wake-ups. Returns the job and whether it is new.
 
     `request` is the body as it was sent, which a repeated key must come with again; raises
-    Conflict when it does not, and OverBudget when the day's budget of the dataset, of the token
-    or of all does not allow the job. `parent`, `position`: of the settings that a sweep tries,
-    which has spent for them.
+    Conflict when it does not. `parent`, `position`: of the settings that a sweep tries.
     """
     job = _new_job(spec, dataset, model)
     job |= {"parent_id": parent.id if parent else None, "position": position}
@@ -81,8 +78,6 @@ def submit(
     shards = _new_shards(job["id"], job["count"], _shard_size(spec))
     session.add_all(shards)
     session.flush()
-    if parent is None:
-        budgets.spend(session, session.get_one(Job, job["id"]), spec, token_id)
     if not isinstance(spec, SweepSpec):  # a sweep's shards wait for its children
         outbox.owe(session, outbox.shard_task(spec.kind), *(shard.id for shard in shards))
     return session.get_one(Job, job["id"]), True
@@ -279,9 +274,6 @@ def _end(session: Session, job: Job, state: str) -> None:
     """End a job; the last of a sweep's jobs has its next shard owed."""
     job.state = state
     job.ended_at = session.scalar(select(func.clock_timestamp()))
-    if job.kind in ("generate", "sweep") and job.parent_id is None:
-        made = progress(session, job)
-        budgets.settle(session, job.id, made.done, made.tokens)
     if job.parent_id is not None:
         _owe_next(session, session.get_one(Job, job.parent_id))
 

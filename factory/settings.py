@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         "all-MiniLM-L6-v2",
         description="'all-MiniLM-L6-v2' (built in) or the folder of a 384-dimension model",
     )
-    lease_seconds: float = Field(90, ge=1, description="A shard unheard of for so long is freed")
+    lease_seconds: float = Field(85, ge=1, description="A shard unheard of for so long is freed")
     heartbeat_seconds: float = Field(10, gt=0, description="How often a lease is renewed")
     stall_seconds: float = Field(
         900, gt=0, description="A worker that makes no step of its work for so long is ended"

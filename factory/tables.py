@@ -5,7 +5,7 @@ Every time is `timestamptz`, set by the database clock.
 """
 
 import uuid
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 from pgvector.sqlalchemy import Vector
@@ -472,42 +472,3 @@ class ApiToken(Base):
     created_at: Mapped[datetime] = _now()
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
-
-
-class Budget(Base):
-    """How much may be asked for in a day: of a dataset, by a token, or, with neither, in all."""
-
-    __tablename__ = "budgets"
-    __table_args__ = (
-        CheckConstraint("unit IN ('samples','tokens')", name="unit"),
-        CheckConstraint("amount >= 0", name="amount"),
-        CheckConstraint("dataset_id IS NULL OR token_id IS NULL", name="whose"),
-        UniqueConstraint(
-            "dataset_id",
-            "token_id",
-            "unit",
-            name="uq_budgets_dataset_id_token_id_unit",
-            postgresql_nulls_not_distinct=True,
-        ),
-    )
-
-    id: Mapped[uuid.UUID] = _id()
-    dataset_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("datasets.id"))
-    token_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_tokens.id"))
-    unit: Mapped[str]
-    amount: Mapped[int] = mapped_column(BigInteger)
-
-
-class Spend(Base):
-    """What a job took of the budgets of the day on which it was submitted: while it lives what it
-    may make at most, afterwards what it made."""
-
-    __tablename__ = "spends"
-    __table_args__ = (Index(None, "day", "dataset_id"),)
-
-    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
-    dataset_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("datasets.id"))
-    token_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_tokens.id"))
-    day: Mapped[date]
-    samples: Mapped[int] = mapped_column(BigInteger)
-    tokens: Mapped[int] = mapped_column(BigInteger)

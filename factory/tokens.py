@@ -72,17 +72,11 @@ def list_all(
     return session.scalars(statement).all()
 
 
-def get(session: Session, token_id: uuid.UUID) -> ApiToken:
-    """The token of this id, live or not. Raises NotFound."""
+def revoke(session: Session, token_id: uuid.UUID) -> ApiToken:
+    """End a token. Raises NotFound."""
     token = session.get(ApiToken, token_id)
     if token is None:
         raise NotFound(f"There is no token {token_id}.")
-    return token
-
-
-def revoke(session: Session, token_id: uuid.UUID) -> ApiToken:
-    """End a token. Raises NotFound."""
-    token = get(session, token_id)
     if token.revoked_at is None:
         token.revoked_at = session.scalar(select(func.clock_timestamp()))
     return token

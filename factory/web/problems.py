@@ -1,7 +1,6 @@
 """Every error as RFC 9457 `application/problem+json`."""
 
 import json
-import math
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -10,7 +9,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from factory import log
-from factory.errors import FactoryError, FieldError, OverBudget, Unavailable
+from factory.errors import FactoryError, FieldError, Unavailable
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
@@ -55,8 +54,6 @@ def from_error(error: FactoryError) -> Response:
         response.headers["WWW-Authenticate"] = 'Bearer realm="factory"'
     if error.retryable:
         response.headers["Retry-After"] = str(RETRY_SECONDS)
-    if isinstance(error, OverBudget):
-        response.headers["Retry-After"] = str(math.ceil(error.retry_after))
     return response
 
 

@@ -116,10 +116,6 @@ STATEMENTS = (
     """INSERT INTO near_copies (sample_id, dataset_id, why)
        SELECT id, dataset_id, 'near-copy of a real sample: cosine 0.97' FROM seed_samples
        WHERE i % 20 = 0""",
-    """INSERT INTO spends (job_id, dataset_id, day, samples, tokens)
-       SELECT id, dataset_id, (created_at AT TIME ZONE 'UTC')::date, count, 80 * count FROM jobs""",
-    """INSERT INTO budgets (id, dataset_id, unit, amount)
-       SELECT uuidv7(), id, 'samples', 1000000 FROM datasets""",
     """INSERT INTO pushes (sample_id, dataset_id, project_id, task_id, tried, pushed_at)
        SELECT id, dataset_id, 1, i, true, now() FROM seed_samples
        WHERE state <> 'generated' AND i <= 2 * :reviews""",

@@ -132,7 +132,6 @@ def _addresses(db: Database) -> dict[str, Callable[[int], str]]:
         "/samples?copies=only": lambda n: f"/samples?dataset={first}&copies=only",
         "/samples?copies=none": lambda n: f"/samples?dataset={first}&copies=none",
         "/jobs/compare": lambda n: f"/jobs/compare?left={job(n)}&right={job(n + 1)}",
-        "/api/v1/budgets": lambda n: "/api/v1/budgets",
         "/samples?job=": lambda n: f"/samples?job={job(n)}",
         "/samples?q= (rare)": lambda n: f"/samples?dataset={first}&q=word{n % 9973}",
         "/samples?q= (common)": lambda n: f"/samples?dataset={first}&q=raises",

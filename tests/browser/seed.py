@@ -12,7 +12,6 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from factory import (
-    budgets,
     datasets,
     jobs,
     near_copies,
@@ -88,7 +87,7 @@ def _filled(db: Database) -> Seeded:
         )
         lines = [_line(text) for text in corpus.real_samples(60, 1)]
         datasets.import_lines(session, dataset, lines)
-        other = datasets.create(session, "support-replies", "A kind reply to a customer:")
+        datasets.create(session, "support-replies", "A kind reply to a customer:")
         pair = _pair(session)
         first = _job(session, dataset, pair, count=120, seed=7, eta=0.0)
         _make(session, rng, first, 120, worker="gpu@a")
@@ -106,10 +105,6 @@ def _filled(db: Database) -> Seeded:
         )
         evaluated = _evaluate(session, dataset, first)
         _mark_copies(session, dataset, first)
-        budgets.put(session, "samples", 2000, dataset_id=dataset.id)
-        budgets.put(session, "tokens", 1_000_000)
-        budgets.put(session, "samples", 100, dataset_id=other.id)
-        jobs.cancel(session, _job(session, other, pair, count=100, seed=12, eta=0.5).id)
         tried = seed_sweep.ended(session, seed_sweep.sweep(session, dataset, pair))
         trying = seed_sweep.sweep(session, dataset, pair, points=8)
         shown = session.scalars(

@@ -201,28 +201,6 @@ def test_near_copies_are_found_without_scripts(unscripted: Watched, seeded: Seed
     expect(page.get_by_text("●real").first).to_be_visible()
 
 
-def test_a_budget_is_set_and_holds(watched: Watched, seeded: Seeded) -> None:
-    page = watched.page
-    page.goto("/settings")
-    page.get_by_label("Budget of").select_option("dataset support-replies")
-    page.get_by_label("A day at most").fill("5")
-    page.get_by_role("button", name="Set the budget").click()
-    expect(page.get_by_text("The budget is 5 samples a day.")).to_be_visible()
-    row = page.get_by_role("row", name="dataset support-replies")
-    expect(row).to_contain_text("0; 5 left")
-    page.goto("/jobs/new?dataset=support-replies")
-    page.get_by_label("Samples", exact=True).fill("6")
-    page.get_by_role("button", name="Start the job").click()
-    expect(page.get_by_role("alert")).to_contain_text("Ask for at most 5")
-    page.get_by_label("Samples", exact=True).fill("5")
-    page.get_by_role("button", name="Start the job").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("support-replies · 5 samples")
-    page.goto("/settings")
-    expect(row).to_contain_text("5; ✕ nothing left")
-    row.get_by_role("button", name="Remove").click()
-    expect(row).to_have_count(0)
-
-
 def test_a_job_is_paused_and_cancelled(watched: Watched, site: Site, seeded: Seeded) -> None:
     page = watched.page
     page.goto(f"/jobs/new?like={seeded.finished}")

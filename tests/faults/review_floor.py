@@ -63,7 +63,10 @@ class Floor:
         with self.database.transaction() as session:
             dataset = datasets.create(session, name, "hypothesis:")
             pair = models.get(session, "pair")
-            spec = GenerateSpec(kind="generate", dataset=name, model="pair", count=len(texts))
+            count = len(texts)
+            spec = GenerateSpec(
+                kind="generate", dataset=name, model="pair", count=count, shard_size=count
+            )
             job, _ = jobs.submit(session, spec, dataset, pair, request=name)
             (shard,) = jobs.shards_of(session, job.id)
             lease = shards.claim(session, shard.id, "test", 60)

@@ -430,7 +430,7 @@ ROWS = (
     Row("the database out of reach", refuse_connections, 5),
     Row("workers' clocks ten minutes off", turn_clocks, 5, around=wrong_clocks),
     Row("the database's disk full", fill_disk, 5, "small disk", beside_bulk),
-    Row("real lease of 90 s: kill -9 of a worker", kill_worker, 5, "real lease"),
+    Row("the lease as it is set by default: kill -9 of a worker", kill_worker, 5, "real lease"),
     Row("RabbitMQ: kill -9 of the broker", kill_rabbitmq, 25, "rabbitmq"),
     Row("RabbitMQ: kill -9 of a worker", kill_worker, 25, "rabbitmq"),
     Row("RabbitMQ: wiped and restarted", wipe_rabbitmq, 5, "rabbitmq"),

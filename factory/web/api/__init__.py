@@ -2,7 +2,6 @@
 
 from flask import Flask
 
-from factory.web.api.budgets import routes as budget_routes
 from factory.web.api.datasets import routes as dataset_routes
 from factory.web.api.events import routes as event_routes
 from factory.web.api.export import routes as export_routes
@@ -13,7 +12,6 @@ from factory.web.api.samples import routes as sample_routes
 from factory.web.api.tokens import routes as token_routes
 
 BLUEPRINTS = (
-    budget_routes,
     dataset_routes,
     event_routes,
     export_routes,

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from flask import g, request
+from flask import request
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from sqlalchemy.orm import Session
 
@@ -32,7 +32,6 @@ FoundT = TypeVar("FoundT")
 
 SUBMITTED: dict[int, Any] = {
     200: document("The job that this key was used for", "application/json", schema=ref("Job")),
-    403: "More than a day's budget allows (`Retry-After`), or from another site's page",
     409: "The key was used for another body",
 }
 PREVIEW_COUNT = 8  # samples with guidance, and as many without
@@ -198,11 +197,10 @@ def submitted(
     key: str | None,
 ) -> tuple[tables.Job, bool]:
     """The job of a spec, filled with the dataset's defaults; and whether it is new."""
-    sent = {"request": body, "idempotency_key": key, "token_id": g.token_id}
     if isinstance(spec, SweepSpec) and model is not None:
-        return experiments.submit(session, spec, dataset, model, **sent)
+        return experiments.submit(session, spec, dataset, model, request=body, idempotency_key=key)
     whole = experiments.filled(dataset, spec) if isinstance(spec, GenerateSpec) else spec
-    return jobs.submit(session, whole, dataset, model, **sent)
+    return jobs.submit(session, whole, dataset, model, request=body, idempotency_key=key)
 
 
 def shown(session: Session, job: tables.Job) -> dict[str, Any]:

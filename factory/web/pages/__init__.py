@@ -6,7 +6,6 @@ names, prompts, errors) is escaped by Jinja everywhere.
 
 from flask import Flask
 
-import factory.web.pages.budget
 import factory.web.pages.compare
 import factory.web.pages.dataset
 import factory.web.pages.evaluation

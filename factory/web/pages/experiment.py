@@ -4,12 +4,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flask import flash, g, redirect, render_template, request, url_for
+from flask import flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from factory import datasets, experiments, jobs, models
-from factory.errors import NotFound, OverBudget
+from factory.errors import NotFound
 from factory.spec import SweepSpec
 from factory.tables import Dataset, Job
 from factory.web.pages import choices
@@ -162,13 +162,7 @@ def _submit(session: Session, form: Form, spec: SweepSpec, body: dict[str, objec
     earlier = jobs.submitted(session, body, key)
     if earlier is not None:
         return earlier
-    sent = {"request": body, "idempotency_key": key, "token_id": g.token_id}
-    try:
-        with session.begin_nested():
-            return experiments.submit(session, spec, dataset, model, **sent)[0]
-    except OverBudget as error:
-        form.refuse(error)
-        return None
+    return experiments.submit(session, spec, dataset, model, request=body, idempotency_key=key)[0]
 
 
 def _listed(session: Session, form: Form, *, status: int = 200) -> ResponseReturnValue:

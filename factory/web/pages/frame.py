@@ -31,7 +31,6 @@ SECTIONS = {  # module of a view → its place in the navigation
     "overview": "overview",
     "dataset": "overview",
     "evaluation": "overview",
-    "budget": "settings",
     "compare": "jobs",
     "job": "jobs",
     "job_form": "jobs",

@@ -5,12 +5,12 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from flask import g, redirect, render_template, request, url_for
+from flask import redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from factory import datasets, jobs, models
-from factory.errors import Conflict, FieldError, Invalid, NotFound, OverBudget
+from factory.errors import Conflict, FieldError, Invalid, NotFound
 from factory.spec import GenerateSpec
 from factory.speed import Speed, of_model
 from factory.tables import Job
@@ -184,12 +184,13 @@ def _submit(session: Session, form: Form, spec: GenerateSpec) -> Job | None:
         dataset = datasets.get(session, spec.dataset)
         model = models.get(session, spec.model)
         check_label(spec, dataset)
-        sent = {"idempotency_key": _once(form), "token_id": g.token_id}
-        with session.begin_nested():
-            job, _ = jobs.submit(session, spec, dataset, model, request=body_of(form), **sent)
+        key = _once(form)
+        job, _ = jobs.submit(
+            session, spec, dataset, model, request=body_of(form), idempotency_key=key
+        )
     except NotFound as error:
         form.refuse(error, "model" if "model" in error.detail else "dataset")
-    except (Invalid, OverBudget) as error:
+    except Invalid as error:
         form.refuse(error)
     except Conflict:
         form.values["once"] = str(uuid.uuid4())

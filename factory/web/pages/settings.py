@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from factory import tokens
 from factory.settings import Settings
 from factory.web import auth
-from factory.web.pages import budget, label_studio, words
+from factory.web.pages import label_studio, words
 from factory.web.pages.forms import Form
 from factory.web.pages.frame import page, pages
 from factory.web.state import current
@@ -69,7 +69,6 @@ def _shown(
         own=g.token_id,
         label_studio_url=current().settings.label_studio_url,
         has_key=bool(current().settings.label_studio_api_key),
-        budgets=budget.shown(session),
         limits=_limits(current().settings),
     )
 

@@ -1,12 +1,9 @@
 """What the API answers with, by subject."""
 
 from factory.web.shapes.access import (
-    Budget,
-    BudgetPage,
     Live,
     NewToken,
     Ready,
-    Spent,
     Token,
     TokenPage,
 )
@@ -70,8 +67,6 @@ from factory.web.shapes.samples import (
 )
 
 __all__ = [
-    "Budget",
-    "BudgetPage",
     "Counts",
     "Dataset",
     "DatasetPage",
@@ -125,7 +120,6 @@ __all__ = [
     "Shape",
     "Shard",
     "ShardPage",
-    "Spent",
     "Sync",
     "Time",
     "Token",

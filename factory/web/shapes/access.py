@@ -31,34 +31,6 @@ class TokenPage(Shape):
     next_cursor: str | None
 
 
-class Budget(Shape):
-    """How much may be asked for in a day (UTC): of a dataset, by a token, or, with neither, in
-    all. `spent`: what was made today, and what live jobs of today may still make."""
-
-    id: uuid.UUID
-    dataset: str | None
-    token: uuid.UUID | None
-    unit: Literal["samples", "tokens"]
-    amount: int
-    spent: int
-    left: int
-
-
-class Spent(Shape):
-    """What was asked for today in all."""
-
-    samples: int
-    tokens: int
-
-
-class BudgetPage(Shape):
-    """Every budget, as one page."""
-
-    items: list[Budget]
-    today: Spent
-    next_cursor: None = None
-
-
 class Ready(Shape):
     """What this process needs, and what it can do without. `degraded` says what does not work."""
 

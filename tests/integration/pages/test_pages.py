@@ -10,7 +10,6 @@ from apiflask import APIFlask
 from sqlalchemy import delete, update
 
 from factory import (
-    budgets,
     circuits,
     datasets,
     jobs,
@@ -102,7 +101,6 @@ def hostile(db: Database) -> dict[str, str]:
         tokens.create(session, text)
         dataset = datasets.create(session, "hostile", text, text, list(HOSTILE))
         dataset.label_studio_project = 3
-        budgets.put(session, "samples", 1000, dataset_id=dataset.id)
         lines = [json.dumps({"text": each, "label": each}).encode() for each in HOSTILE]
         datasets.import_lines(session, dataset, lines)
         pair = ModelPair(name="hostile", base=text, expert=text, revision=text)

@@ -21,7 +21,7 @@ from .factory_floor import Floor
 REPOSITORY = Path(__file__).parents[3]
 PATIENCE = 240  # seconds until something that must happen has not happened
 LONG = {"temperature": 2.0, "max_new_tokens": 100}  # a shard of this takes some seconds
-WORKER = "-A workers.gpu worker -Q gpu --pool prefork --concurrency 1 --pool-start-method spawn"
+WORKER = "-A workers.gpu worker -Q gpu --pool prefork -c 1 -l INFO --pool-start-method spawn"
 
 
 @dataclass

@@ -74,11 +74,14 @@ def test_a_cpu_worker_that_is_told_to_stop_hands_back_what_it_measures(plant: Pl
 def test_a_child_that_ends_does_not_wait_for_a_parent_that_does_not_listen(plant: Plant) -> None:
     floor = plant.floor
     worker = psutil.Process(plant.worker().pid)
+    done = lambda: (plant.folder / "worker.log").read_text().count("succeeded in")  # noqa: E731
+    before = done()
     job = floor.submit(20, 20, sampling=LONG)
     plant.until("a sample", stored(floor, job, 1))
     (child,) = children(plant.worker())
     worker.suspend()
     plant.until("the job's end", ended(floor, job))
+    plant.until("the task's end", lambda: done() > before)
     child.terminate()
-    assert process.until(lambda: child.status() == psutil.STATUS_ZOMBIE, 15)
+    assert process.until(lambda: child.status() == psutil.STATUS_ZOMBIE, 25)  # it waited 30
     worker.resume()
