@@ -106,6 +106,57 @@ def _gumbel(token, first, second):
 
 
 @triton.jit
+def _stream(row, has, norm, ok, size, RUN: tl.constexpr, BLOCK: tl.constexpr):
+    """The norm of a stream that may be missing (then the expert's), and whether all are finite."""
+    if RUN:
+        if has:
+            norm = _norm(row, size, BLOCK)
+            ok &= tl.abs(norm) < float("inf")
+    return norm, ok
+
+
+@triton.jit
+def _highest(row, norm, size, FLOOR: tl.constexpr, BLOCK: tl.constexpr):
+    """The largest log-probability of a row."""
+    highest = tl.full([BLOCK], float("-inf"), tl.float32)
+    for start in range(0, size, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        highest = tl.maximum(highest, _log_probs(row, norm, at, size, FLOOR))
+    return tl.max(highest, axis=0)
+
+
+@triton.jit
+def _nucleus(row, norm, mass, size, FLOOR: tl.constexpr, BLOCK: tl.constexpr):
+    """The probability at the nucleus' edge, as its bits (they order as it does), and how many of
+    the tokens at the edge belong to the nucleus."""
+    edge = tl.full([], 0, tl.int32)
+    for step in range(15):
+        part = tl.full([], 1, tl.int32) << (28 - 2 * step)
+        s1 = tl.zeros([BLOCK], tl.float32)
+        s2 = tl.zeros([BLOCK], tl.float32)
+        s3 = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, size, BLOCK):
+            at = start + tl.arange(0, BLOCK)
+            p = tl.exp(_log_probs(row, norm, at, size, FLOOR))
+            bits = p.to(tl.int32, bitcast=True)
+            s1 += tl.where(bits >= edge + part, p, 0.0)
+            s2 += tl.where(bits >= edge + 2 * part, p, 0.0)
+            s3 += tl.where(bits >= edge + 3 * part, p, 0.0)
+        reached = (tl.sum(s1, axis=0) >= mass).to(tl.int32)
+        reached += (tl.sum(s2, axis=0) >= mass).to(tl.int32)
+        reached += (tl.sum(s3, axis=0) >= mass).to(tl.int32)
+        edge += reached * part
+    above = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, size, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        p = tl.exp(_log_probs(row, norm, at, size, FLOOR))
+        above += tl.where(p.to(tl.int32, bitcast=True) > edge, p, 0.0)
+    lacking = (mass - tl.sum(above, axis=0)) / edge.to(tl.float32, bitcast=True)
+    room = tl.where(lacking < size, tl.ceil(tl.minimum(lacking, size * 1.0)).to(tl.int32), size)
+    return edge, room
+
+
+@triton.jit
 def _choose(
     expert, base, negative, center, slots, present, keys, tokens, out,
     size, gamma, eta, alpha, mass, temperature,
@@ -120,52 +171,14 @@ def _choose(
     expert, base, negative, center = expert + place, base + place, negative + place, center + place
     e_norm = _norm(expert, size, BLOCK)
     ok = tl.abs(e_norm) < float("inf")
-    b_norm, n_norm, c_norm = e_norm, e_norm, e_norm
-    if BASE:
-        if has_b:
-            b_norm = _norm(base, size, BLOCK)
-            ok &= tl.abs(b_norm) < float("inf")
-    if NEGATIVE:
-        if has_n:
-            n_norm = _norm(negative, size, BLOCK)
-            ok &= tl.abs(n_norm) < float("inf")
-    if CENTER:
-        if has_c:
-            c_norm = _norm(center, size, BLOCK)
-            ok &= tl.abs(c_norm) < float("inf")
+    b_norm, ok = _stream(base, has_b, e_norm, ok, size, BASE, BLOCK)
+    n_norm, ok = _stream(negative, has_n, e_norm, ok, size, NEGATIVE, BLOCK)
+    c_norm, ok = _stream(center, has_c, e_norm, ok, size, CENTER, BLOCK)
 
-    highest = tl.full([BLOCK], float("-inf"), tl.float32)
-    for start in range(0, size, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        highest = tl.maximum(highest, _log_probs(expert, e_norm, at, size, FLOOR))
-    floor = tl.max(highest, axis=0) + alpha
-
-    edge = tl.full([], 0, tl.int32)  # of the nucleus: a probability's bits, which order as it does
-    room = tl.full([], 0, tl.int32)  # how many of those at the edge belong to it
+    floor = _highest(expert, e_norm, size, FLOOR, BLOCK) + alpha
+    edge, room = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
     if NUCLEUS:
-        for step in range(15):
-            part = tl.full([], 1, tl.int32) << (28 - 2 * step)
-            s1 = tl.zeros([BLOCK], tl.float32)
-            s2 = tl.zeros([BLOCK], tl.float32)
-            s3 = tl.zeros([BLOCK], tl.float32)
-            for start in range(0, size, BLOCK):
-                at = start + tl.arange(0, BLOCK)
-                p = tl.exp(_log_probs(expert, e_norm, at, size, FLOOR))
-                bits = p.to(tl.int32, bitcast=True)
-                s1 += tl.where(bits >= edge + part, p, 0.0)
-                s2 += tl.where(bits >= edge + 2 * part, p, 0.0)
-                s3 += tl.where(bits >= edge + 3 * part, p, 0.0)
-            reached = (tl.sum(s1, axis=0) >= mass).to(tl.int32)
-            reached += (tl.sum(s2, axis=0) >= mass).to(tl.int32)
-            reached += (tl.sum(s3, axis=0) >= mass).to(tl.int32)
-            edge += reached * part
-        above = tl.zeros([BLOCK], tl.float32)
-        for start in range(0, size, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            p = tl.exp(_log_probs(expert, e_norm, at, size, FLOOR))
-            above += tl.where(p.to(tl.int32, bitcast=True) > edge, p, 0.0)
-        lacking = (mass - tl.sum(above, axis=0)) / edge.to(tl.float32, bitcast=True)
-        room = tl.where(lacking < size, tl.ceil(tl.minimum(lacking, size * 1.0)).to(tl.int32), size)
+        edge, room = _nucleus(expert, e_norm, mass, size, FLOOR, BLOCK)
 
     first = tl.load(keys + 2 * row).to(tl.uint32, bitcast=True)
     second = tl.load(keys + 2 * row + 1).to(tl.uint32, bitcast=True)

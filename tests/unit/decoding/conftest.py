@@ -7,9 +7,13 @@ import peft
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from workers.decoding import ModelPair
+
+settings.register_profile("unhurried", deadline=None)  # no test depends on a machine's speed
+settings.load_profile("unhurried")
 
 VOCAB = 61
 EOS, PAD, BOS = 2, 0, 1
