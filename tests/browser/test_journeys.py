@@ -204,7 +204,7 @@ def test_near_copies_are_found_without_scripts(unscripted: Watched, seeded: Seed
 def test_a_budget_is_set_and_holds(watched: Watched, seeded: Seeded) -> None:
     page = watched.page
     page.goto("/settings")
-    page.get_by_label("Budget of").select_option("dataset support-replies")
+    page.get_by_label("Budget of", exact=True).select_option("dataset support-replies")
     page.get_by_label("A day at most").fill("5")
     page.get_by_role("button", name="Set the budget").click()
     expect(page.get_by_text("The budget is 5 samples a day.")).to_be_visible()
@@ -214,6 +214,7 @@ def test_a_budget_is_set_and_holds(watched: Watched, seeded: Seeded) -> None:
     page.get_by_label("Samples", exact=True).fill("6")
     page.get_by_role("button", name="Start the job").click()
     expect(page.get_by_role("alert")).to_contain_text("Ask for at most 5")
+    assert "422" in watched.trouble.pop()  # the browser tells of every page that is refused
     page.get_by_label("Samples", exact=True).fill("5")
     page.get_by_role("button", name="Start the job").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("support-replies · 5 samples")
