@@ -1,6 +1,7 @@
 """Samples become tasks of a real Label Studio, each once, whatever is lost on the way."""
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,7 +148,7 @@ def test_the_webhook_is_registered_once_and_kept_up_to_date(factory: Factory) ->
 def test_an_address_that_label_studio_refuses_stops_no_push(factory: Factory, url: str) -> None:
     made = factory.make("one")
     nameless = factory.settings.model_copy(update={"url": url})
-    cpu = type(factory.cpu)(type(factory.cpu.worker)(nameless, factory.database, None))
+    cpu = type(factory.cpu)(replace(factory.cpu.worker, settings=nameless))
     cpu.push(made.id)
     assert made.states() == ["in_review"]
 
@@ -155,7 +156,7 @@ def test_an_address_that_label_studio_refuses_stops_no_push(factory: Factory, ur
 def test_label_studio_that_is_away_leaves_the_push_owed(factory: Factory) -> None:
     made = factory.make("one")
     away = factory.settings.model_copy(update={"label_studio_url": "http://127.0.0.1:1"})
-    cpu = type(factory.cpu)(type(factory.cpu.worker)(away, factory.database, None))
+    cpu = type(factory.cpu)(replace(factory.cpu.worker, settings=away))
     cpu.push(made.id)
     assert made.owed(outbox.PUSH)
     assert "does not answer" in (made.push_error(0) or "")

@@ -18,7 +18,6 @@ from factory.dispatch import celery_app
 from factory.settings import Settings
 from factory.spec import EvaluateSpec
 from factory.tables import Dataset, Outbox, Push, Sample, WebhookEvent
-from workers import embedding
 from workers.parent import ParentDatabase
 from workers.process import Worker
 
@@ -110,7 +109,8 @@ def test_a_repeated_message_does_nothing(cpu: Any, database: Database, dataset: 
 def test_what_is_owed_anew_meanwhile_is_done_too(
     cpu: Any, database: Database, dataset: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = embedding.embed_dataset
+    module = sys.modules[type(cpu).__module__]
+    real = module.embed_dataset
 
     def late(*arguments: Any) -> int:
         done = real(*arguments)
@@ -119,7 +119,7 @@ def test_what_is_owed_anew_meanwhile_is_done_too(
                 add(session, session.get_one(datasets.Dataset, dataset))
         return done
 
-    monkeypatch.setattr(embedding, "embed_dataset", late)
+    monkeypatch.setattr(module, "embed_dataset", late)
     cpu.embed(dataset)
     assert embedded(database, dataset) == 2
     assert not owed(database, outbox.EMBED, dataset)
