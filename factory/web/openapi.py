@@ -24,7 +24,7 @@ SECURITY_SCHEMES = {
 PROBLEMS = {
     "400": "The body cannot be read",
     "401": "No live token",
-    "403": "A session's unsafe request from another site",
+    "403": "A session's unsafe request from another site, or more than is left of a budget",
     "404": "Not found",
     "409": "Clashes with what is there",
     "413": "Too large",

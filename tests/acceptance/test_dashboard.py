@@ -55,9 +55,7 @@ def test_from_the_first_login_to_a_job_that_is_steered_by_a_rejection(
     page.locator("main").get_by_role(
         "link", name=re.compile("(New|Create a) dataset")
     ).first.click()
-    page.get_by_label("Name").fill(DATASET)
-    page.get_by_label("Prompt").fill(PROMPT)
-    page.get_by_role("button", name="Create the dataset").click()
+    fill_in_dataset(page, DATASET)
     page.goto(f"/playground?dataset={DATASET}&model=demo")
     page.get_by_role("button", name="Try 8 samples").click()
     expect(page.locator("#tried")).to_contain_text("came out the same")
@@ -88,7 +86,8 @@ def test_from_the_first_login_to_a_job_that_is_steered_by_a_rejection(
 
 def test_a_running_job_is_cancelled_and_keeps_what_it_made(signed_in: Page) -> None:
     page = signed_in
-    page.goto("/jobs/new?dataset=hypotheses&model=demo")
+    create_dataset(page, "cancelled")
+    page.goto("/jobs/new?dataset=cancelled&model=demo")
     started(page, "3000")
     expect(newest(page)).to_be_visible()
     page.get_by_text("■ Cancel").click()
@@ -98,16 +97,13 @@ def test_a_running_job_is_cancelled_and_keeps_what_it_made(signed_in: Page) -> N
     newest(page).click()
     expect(page.get_by_role("heading", name="How it was made")).to_be_visible()
 
-    page.goto("/jobs/new?dataset=hypotheses&model=demo")
+    page.goto("/jobs/new?dataset=cancelled&model=demo")
     submitted(page, "4")
 
 
 def test_a_pinned_sample_steers_each_next_one_until_it_is_retired(signed_in: Page) -> None:
     page = signed_in
-    page.goto("/datasets/new")
-    page.get_by_label("Name").fill("pins")
-    page.get_by_label("Prompt").fill(PROMPT)
-    page.get_by_role("button", name="Create the dataset").click()
+    create_dataset(page, "pins")
     page.goto("/jobs/new?dataset=pins&model=demo")
     submitted(page, "4")
     newest(page).click()
@@ -124,21 +120,35 @@ def test_a_pinned_sample_steers_each_next_one_until_it_is_retired(signed_in: Pag
 
 def test_a_sweep_ends_with_settings_that_the_next_job_takes(signed_in: Page) -> None:
     page = signed_in
+    create_dataset(page, "tuned")
     page.goto("/experiments")
-    page.get_by_label("Dataset", exact=True).select_option("hypotheses")
+    page.get_by_label("Dataset", exact=True).select_option("tuned")
     page.get_by_label("Settings to try").fill("3")
     page.get_by_label("Samples of each").fill("8")
     page.get_by_role("button", name="Calibrate").click()
     expect(page.get_by_role("heading", name="Recommended")).to_be_visible()
     page.get_by_role("button", name=re.compile("^Use these")).click()
-    expect(page.get_by_text("New jobs of hypotheses take these settings")).to_be_visible()
+    expect(page.get_by_text("New jobs of tuned take these settings")).to_be_visible()
     expect(page.get_by_text("in use")).to_be_visible()
-    page.goto("/jobs/new?dataset=hypotheses&model=demo")
+    page.goto("/jobs/new?dataset=tuned&model=demo")
     submitted(page, "4")
 
-    page.goto("/datasets/hypotheses")
+    page.goto("/datasets/tuned")
     page.get_by_role("button", name="Clear").click()
     expect(page.get_by_text("own settings again")).to_be_visible()
+
+
+def create_dataset(page: Page, name: str) -> None:
+    """A dataset of this test's own: others look at the demo's."""
+    page.goto("/datasets/new")
+    fill_in_dataset(page, name)
+
+
+def fill_in_dataset(page: Page, name: str) -> None:
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Prompt").fill(PROMPT)
+    page.get_by_role("button", name="Create the dataset").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(name)
 
 
 def is_steered_from(page: Page, sample: str) -> bool:

@@ -44,6 +44,7 @@ def list_budgets() -> dict[str, Any]:
 @routes.put("/budgets")
 @routes.input(NewBudget, arg_name="new")
 @routes.output(shapes.Budget)
+@routes.doc(responses=[404])
 def put_budget(new: NewBudget) -> dict[str, Any]:
     """Set a budget, in place of the one that there is."""
     with current().db.transaction() as session:

@@ -22,7 +22,8 @@ def test_every_error_of_ours_has_a_status_and_a_title(app: APIFlask) -> None:
         told = error.status < 500 or error.retryable
         assert (body["title"] == error.title) == told or error is errors.FactoryError
         assert ("what, where" in body["detail"]) == told
-        assert ("Retry-After" in response.headers) == error.retryable
+        says_when = error.retryable or error is errors.OverBudget
+        assert ("Retry-After" in response.headers) == says_when
 
 
 @pytest.mark.parametrize("body", ["{", "", "\xff", "[1,]", '{"name": NaN}'])
