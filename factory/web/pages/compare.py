@@ -1,7 +1,6 @@
 """Two generate jobs side by side: their settings, what came of them, and their samples."""
 
 import json
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,13 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 
 from factory import jobs, near_copies, samples, texts
-from factory.errors import NotFound
 from factory.intervals import Interval, difference, wilson
 from factory.tables import Dataset, Job, Sample
 from factory.texts import Part
 from factory.web.pages import words
 from factory.web.pages.forms import flat
 from factory.web.pages.frame import page, pages
+from factory.web.pages.job_form import generate_job
 from factory.web.state import current
 
 PAGE = 20  # pairs of samples
@@ -173,15 +172,7 @@ def _choice(session: Session, left: Job | None) -> ResponseReturnValue:
 def _named(session: Session, side: str) -> Job | None:
     """The generate job that the address names. Raises NotFound."""
     given = request.args.get(side)
-    if not given:
-        return None
-    try:
-        found = jobs.get(session, uuid.UUID(given))
-    except ValueError:
-        raise NotFound(f"There is no job '{given}'.") from None
-    if found.kind != "generate":
-        raise NotFound("Only generate jobs can be compared.")
-    return found
+    return generate_job(session, given, "compared") if given else None
 
 
 def _newest(session: Session) -> Job | None:

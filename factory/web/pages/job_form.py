@@ -110,7 +110,9 @@ def first_form(session: Session) -> Form:
     """A new form, or one filled like the job that the address names."""
     like = request.args.get("like")
     if like:
-        return Form(values_of(_job_like(session, like).spec) | {"once": str(uuid.uuid4())})
+        return Form(
+            values_of(generate_job(session, like, "cloned").spec) | {"once": str(uuid.uuid4())}
+        )
     chosen = request.args.get("dataset") or _first(datasets.list_all(session))
     model = request.args.get("model") or _first(models.list_all(session))
     blank = GenerateSpec(kind="generate", dataset="x", model="x", count=COUNT)
@@ -125,13 +127,15 @@ def _first(rows: Any) -> str:
     return rows[0].name if rows else ""
 
 
-def _job_like(session: Session, job_id: str) -> Job:
+def generate_job(session: Session, job_id: str, purpose: str) -> Job:
+    """The generate job of an id in an address. Raises NotFound, which says that only such jobs
+    can be `purpose` ("cloned", "compared")."""
     try:
         job = jobs.get(session, uuid.UUID(job_id))
     except ValueError:
         raise NotFound(f"There is no job '{job_id}'.") from None
     if job.kind != "generate":
-        raise NotFound("Only a generate job can be cloned here.")
+        raise NotFound(f"Only generate jobs can be {purpose}.")
     return job
 
 
