@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Rule = Literal["steer", "paper", "contrastive"]
+Rule = Literal["steer", "paper", "contrastive", "avoidance", "correlated"]
 
 GAMMA_BOUNDS = (-10.0, 10.0)
 ETA_BOUNDS = (0.0, 10.0)
@@ -25,6 +25,10 @@ class Guidance:
              "contrastive": E − γB − η(N − C), contrastive decoding with γ = 1, η = 0
              (Li et al., arXiv 2210.15097). Classifier-free guidance with a negative prompt and
              guidance scale s (arXiv 2306.17806) is "steer" with η = s − 1 and no centre.
+             "avoidance": E + γ(E − B) − ηS, S how alike a token would make the text to the
+             negatives, 0 to 1, after arXiv 2509.02170;
+             "correlated": E + γ(E − B) − η(N − E), N the expert in another sample's place:
+             after the prompt and as many of its tokens, after arXiv 2411.08553
     gamma    γ, towards the expert and away from the base; may be negative
     eta      η, away from the negative prompt
     alpha    mask: keep tokens with p_expert ≥ alpha · max p_expert; 0 masks nothing
@@ -61,7 +65,7 @@ class Guidance:
     @property
     def uses_center(self) -> bool:
         """Whether a centre takes the expert's place in the η term."""
-        return self.rule != "paper"
+        return self.rule in ("steer", "contrastive")
 
     @property
     def uses_negative(self) -> bool:

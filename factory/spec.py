@@ -58,6 +58,8 @@ Preset = Literal[
     "alpha-mask",
     "contrastive",
     "cfg",
+    "avoidance",
+    "correlated",
 ]
 UNGUIDED = {"rule": "steer", "gamma": 0.0, "eta": 0.0, "alpha": 0.0, "nucleus": 1.0}
 # The published settings of the paper, and what people compare it with. Where a paper gives a
@@ -81,6 +83,14 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "cfg": {  # arXiv 2306.17806, guidance scale 1.5
         "guidance": {**UNGUIDED, "eta": 0.5},
         "negatives": {"center": False},
+    },
+    "avoidance": {  # after arXiv 2509.02170; what we take for likeness is no publication's
+        "guidance": {**UNGUIDED, "rule": "avoidance", "eta": 2.0},
+        "negatives": {"count": 8, "sources": {"synthetic": 1}, "center": False},
+    },
+    "correlated": {  # after arXiv 2411.08553, with one other sample
+        "guidance": {**UNGUIDED, "rule": "correlated", "eta": 0.5},
+        "negatives": {"count": 1, "sources": {"synthetic": 1}, "center": False},
     },
 }
 
@@ -203,6 +213,15 @@ class GenerateSpec(_Spec):
         preset = data.get("preset", "default")
         defaults = PRESETS[preset] if preset in get_args(Preset) else {}
         return {**data, **{k: _merged(v, data[k]) if k in data else v for k, v in defaults.items()}}
+
+    @model_validator(mode="after")
+    def _check_other(self) -> Self:
+        if self.guidance.rule == "correlated" and self.negatives.count > 1:
+            raise ValueError(
+                "rule 'correlated' contrasts a sample with one other: set negatives.count to 1, "
+                "or name the preset 'correlated'"
+            )
+        return self
 
 
 class TrainSpec(_Spec):

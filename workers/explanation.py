@@ -39,7 +39,7 @@ def likeliest(
     have one slot.
     """
     among = decoder.along(request, tokens)
-    return [_likeliest(pair, step, int(token)) for step, token in zip(among, tokens, strict=True)]
+    return [_likeliest(pair, step, int(token)) for step, token in zip(among, tokens, strict=False)]
 
 
 def _likeliest(pair: LoadedPair, step: Steered, token: int) -> dict[str, Any]:

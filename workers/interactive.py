@@ -263,7 +263,8 @@ def _difference(
     """The two tokens at a position, and their scores after what came before it. A sample that
     has ended there has none; a token that is not plausible now has no score."""
     decoder = composer.decoder(1, trace=False)
-    scores = decoder.scores_after(_row(composer, past).request, made[:at])
+    *_, last = decoder.along(_row(composer, past).request, made[:at])
+    scores = last.scores[0]
 
     def score(tokens: tuple[int, ...]) -> float | None:
         value = float(scores[tokens[at]]) if at < len(tokens) else MASKED

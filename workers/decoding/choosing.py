@@ -43,7 +43,13 @@ class Sample:
     index: int
     request: Request
     roles: tuple[RoleName, ...]
+    other: Sequence[int] = ()  # the tokens of the sample that this one is contrasted with
     tokens: list[int] = field(default_factory=list)
+
+    @property
+    def other_token(self) -> Sequence[int]:
+        """The other sample's token at the place of the last one here; none when it has ended."""
+        return self.other[len(self.tokens) - 1 : len(self.tokens)]
 
 
 class Chooser:

@@ -9,13 +9,10 @@ prompt, the expert after the negative prompt, the expert after the centre prompt
 knows token ids only.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from copy import copy
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
@@ -25,7 +22,7 @@ from .choosing import Chooser, Sample, Term
 from .documents import Context, DocumentCache, apart
 from .guidance import Steered
 from .lane import ROLES, RoleName
-from .prompts import check_context
+from .prompts import check_context, check_other
 from .records import Completion, FinishReason, Request, Step
 from .streams import Streams
 
@@ -97,30 +94,14 @@ class SteerDecoder:
             yield batch.step(), batch
 
     @torch.inference_mode()
-    def scores_after(self, request: Request, tokens: Sequence[int]) -> Tensor:
-        """(V,) float32 scores, before temperature, of what may follow these tokens of a sample;
-        MASKED: not plausible. Raises PromptError as `run` does."""
-        longer = replace(
-            request,
-            prompt_ids=(*request.prompt_ids, *tokens),
-            negative_ids=_longer(request.negative_ids, tokens),
-            center_ids=_longer(request.center_ids, tokens),
-        )
-        one = copy(self)
-        one._slots, one._sampling, one._trace = 1, Sampling(max_new_tokens=1), False
-        batch = _Batch(one)
-        batch.admit(iter([(0, longer)]))
-        return batch.steered(0).scores[0]
-
-    @torch.inference_mode()
     def along(self, request: Request, tokens: Sequence[int]) -> Iterator[Steered]:
         """What each of these tokens of a sample was chosen among, (1, V) rows, one token after
-        the other. Raises PromptError as `run` does."""
+        the other, and then what may follow them. Raises PromptError as `run` does."""
         batch = _Batch(self)
         batch.admit(iter([(0, request)]))
-        for at in range(len(tokens)):
-            if at > 0:
-                batch.go_on(0, tokens[at - 1])
+        yield batch.steered(0)
+        for token in tokens[: self._sampling.max_new_tokens - 1]:
+            batch.go_on(0, token)
             yield batch.steered(0)
 
     def roles(self, request: Request) -> tuple[RoleName, ...]:
@@ -143,6 +124,15 @@ class SteerDecoder:
                 check_context(name, ids, pair.vocab_size, room, pair.max_positions)
         if len(request.center_ids) > 0 and len(request.negative_ids) == 0:
             raise PromptError("a centre context needs a negative context to be the centre of")
+        if self._guidance.rule == "correlated":
+            check_other(request.prompt_ids, request.negative_ids, request.negative_spans)
+
+    def other(self, request: Request) -> Sequence[int]:
+        """The tokens of the sample that a request is contrasted with: what follows the prompt in
+        the first document of its negative context."""
+        if self._guidance.rule != "correlated" or len(request.negative_ids) == 0:
+            return ()
+        return request.negative_ids[len(request.prompt_ids) : request.negative_spans[0]]
 
 
 class _Batch:
@@ -154,7 +144,14 @@ class _Batch:
         settings = decoder._guidance, decoder._sampling
         self._chooser = Chooser(pair, *settings, slots, head=head, trace=decoder._trace)
         columns, documents = decoder._sampling.max_new_tokens, decoder._documents
-        self._streams = Streams(pair, slots, columns, documents, hidden=head is not None)
+        self._streams = Streams(
+            pair,
+            slots,
+            columns,
+            documents,
+            hidden=head is not None,
+            likeness=decoder._guidance.rule == "avoidance",
+        )
         self._samples: dict[int, Sample] = {}  # by slot, in order
 
     def steered(self, slot: int) -> Steered:
@@ -165,7 +162,14 @@ class _Batch:
     def go_on(self, slot: int, token: int) -> None:
         """Run a slot on with a token that was chosen before."""
         self._samples[slot].tokens.append(token)
-        self._streams.step({slot: token})
+        self._run({slot: self._samples[slot]})
+
+    def _run(self, samples: Mapping[int, Sample]) -> None:
+        """Run the streams of these slots on with their last tokens."""
+        other = {slot: token for slot, s in samples.items() for token in s.other_token}
+        correlated = self._decoder._guidance.rule == "correlated"
+        last = {slot: sample.tokens[-1] for slot, sample in samples.items()}
+        self._streams.step(last, other if correlated else None)
 
     @property
     def going(self) -> dict[int, tuple[int, ...]]:
@@ -190,7 +194,8 @@ class _Batch:
             if request is None:
                 break
             self._decoder.check(request)
-            fresh[slot] = Sample(index, request, self._decoder.roles(request))
+            roles, other = self._decoder.roles(request), self._decoder.other(request)
+            fresh[slot] = Sample(index, request, roles, other)
         if fresh:
             self._samples = dict(sorted({**self._samples, **fresh}.items()))
             self._chooser.start(fresh)
@@ -206,7 +211,11 @@ class _Batch:
         """What a stream of a request goes on from."""
         if role not in ("negative", "center"):
             return Context(tuple(request.prompt_ids))
+        if self._decoder._guidance.rule == "correlated":
+            return Context(tuple(request.prompt_ids))
         ids, spans = request.negative_ids, request.negative_spans
+        if self._decoder._guidance.rule == "avoidance":
+            return Context(tuple(ids), tuple(spans) or (len(ids),))
         if role == "center":
             ids, spans = request.center_ids, request.center_spans
         if self._decoder.kv == "joint":
@@ -223,7 +232,7 @@ class _Batch:
             if (completion := self._accept(slot, token, ok)) is not None
         ]
         self._streams.close({slot for slot in live if slot not in self._samples})
-        self._streams.step({slot: sample.tokens[-1] for slot, sample in self._samples.items()})
+        self._run(self._samples)
         return finished
 
     def _accept(self, slot: int, token: int, healthy: bool) -> Completion | None:
@@ -250,10 +259,6 @@ class _Batch:
             trace=self._chooser.trace(slot, sample),
             error=_not_finite(sample) if reason == "error" else None,
         )
-
-
-def _longer(context: Sequence[int], tokens: Sequence[int]) -> Sequence[int]:
-    return (*context, *tokens) if len(context) > 0 else ()
 
 
 def _not_finite(sample: Sample) -> NumericalError:

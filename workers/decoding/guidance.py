@@ -3,7 +3,8 @@
 Everything is float32 and in log space. A masked or banned token scores MASKED
 (`finfo.min`), never −inf, so that no later difference gives NaN.
 Sources: O'Neill et al., arXiv 2308.07645 (rule "paper"); Li et al., arXiv 2210.15097
-(the α mask, rule "contrastive").
+(the α mask, rule "contrastive"); arXiv 2509.02170 and 2411.08553 (what rules "avoidance" and
+"correlated" come from).
 """
 
 import math
@@ -55,12 +56,15 @@ def steer(
     guidance: Guidance,
     center: Tensor | None = None,
 ) -> Steered:
-    """`steer_scores` with its parts. A stream whose weight is 0 stays None."""
+    """`steer_scores` with its parts. A stream whose weight is 0 stays None. `negative` of the rule
+    "avoidance" is no logits but likenesses, from 0 to 1, and taken as it is."""
     if guidance.uses_base and base is None:
         raise ValueError("base is missing: gamma is not 0, so the base's logits are needed")
     e = log_probs(expert)
     b = log_probs(base) if guidance.uses_base and base is not None else None
-    n = log_probs(negative) if guidance.uses_negative and negative is not None else None
+    n = negative if guidance.uses_negative else None
+    if n is not None and guidance.rule != "avoidance":
+        n = log_probs(n)
     centered = n is not None and guidance.uses_center
     c = log_probs(center) if centered and center is not None else None
     keep = plausible(e, guidance.alpha, guidance.mass)
@@ -137,10 +141,24 @@ def _contrastive(
     return _away(e if b is None else e - guidance.gamma * b, e, n, c, guidance.eta)
 
 
+def _avoidance(
+    e: Tensor, b: Tensor | None, n: Tensor | None, c: Tensor | None, guidance: Guidance
+) -> Tensor:
+    """s = E + γ(E − B) − ηS, S in the place of N."""
+    scores = _steer(e, b, None, None, guidance)
+    return scores if n is None else scores - guidance.eta * n
+
+
 def _away(scores: Tensor, e: Tensor, n: Tensor | None, c: Tensor | None, eta: float) -> Tensor:
     """Take η(N − C) away, C = E when there is no centre."""
     return scores if n is None else scores - eta * (n - (e if c is None else c))
 
 
 Combine = Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None, Guidance], Tensor]
-RULES: Mapping[Rule, Combine] = {"steer": _steer, "paper": _paper, "contrastive": _contrastive}
+RULES: Mapping[Rule, Combine] = {
+    "steer": _steer,
+    "paper": _paper,
+    "contrastive": _contrastive,
+    "avoidance": _avoidance,
+    "correlated": _steer,
+}

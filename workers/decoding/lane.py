@@ -82,12 +82,14 @@ class Lane:
                 last = torch.stack([self._last[name, context] for _, context in mine])
                 self._keep(name, torch.tensor([slot for slot, _ in mine]), last)
 
-    def step(self, tokens: Mapping[int, int]) -> None:
-        """Go on by one token (slot → token) in every row."""
+    def step(self, tokens: Mapping[int, int], negative: Mapping[int, int] | None = None) -> None:
+        """Go on by one token (slot → token) in every row; `negative`: those of that role, if they
+        are others."""
         live = {name: role for name, role in self._roles.items() if len(role)}
         if not live:
             return
-        parts = {name: role.step(tokens) for name, role in live.items()}
+        of = {"negative": negative or tokens}
+        parts = {name: role.step(of.get(name, tokens)) for name, role in live.items()}
         shapes = {name: shape for name, (shape, _) in parts.items()}
         moved = [role.is_moved() for role in live.values()]
         if any(moved):

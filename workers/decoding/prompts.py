@@ -5,6 +5,17 @@ from collections.abc import Sequence
 from factory.errors import PromptError
 
 
+def check_other(prompt: Sequence[int], ids: Sequence[int], spans: Sequence[int]) -> None:
+    """Raise PromptError when a context does not begin with a document that begins with the
+    prompt: a sample can be contrasted only with one that could stand in its place."""
+    begins = ids[: len(prompt)] == prompt and len(spans) > 0 and spans[0] > len(prompt)
+    if ids and not begins:
+        raise PromptError(
+            "rule 'correlated' contrasts a sample with another of the same prompt, but the "
+            "negative context does not begin with one: give its document's length, prompt first"
+        )
+
+
 def check_context(
     name: str, ids: Sequence[int], vocab_size: int, max_new_tokens: int, max_positions: int
 ) -> None:

@@ -54,7 +54,8 @@ class Trace:
     tokens      int32, the chosen token
     expert      float32, its log-probability under the expert (E)
     base, negative, center
-                float32, its log-probability in that stream (B, N, C); None: stream not run
+                float32, its log-probability in that stream (B, N, C); None: stream not run;
+                with the rule "avoidance" negative is its likeness, from 0 to 1
     scores      float32, its score before temperature
     unguided    int32, what the same noise picks from the masked expert
     survivors   int32, how many tokens passed the plausibility mask

@@ -59,12 +59,14 @@ def explained(tokens: Sequence[Mapping[str, Any]], guidance: Mapping[str, Any]) 
     """Tokens of an explanation with their bars, all to one scale.
 
     γ adds γ(E − B); η adds −η(N − C) with C = E where there is no centre, and −ηN with rule
-    "paper" (drawn against the expert too, so that the rules can be compared).
+    "paper" (drawn against the expert too, so that the rules can be compared). With rule "avoidance"
+    N is the likeness S, from 0 to 1, and η adds −ηS.
     """
     effects = [_effects(token, guidance) for token in tokens]
     most = max((abs(e) for pair in effects for e in pair if e is not None), default=0.0)
     scale = FULL / max(most, FLOOR)
-    return [_token(token, *pair, scale) for token, pair in zip(tokens, effects, strict=True)]
+    alike = guidance["rule"] == "avoidance"
+    return [_token(token, *pair, scale, alike) for token, pair in zip(tokens, effects, strict=True)]
 
 
 def _effects(
@@ -72,13 +74,14 @@ def _effects(
 ) -> tuple[float | None, float | None]:
     expert, base, negative = token["expert"], token["base"], token["negative"]
     center = expert if token["center"] is None else token["center"]
+    center = 0.0 if guidance["rule"] == "avoidance" else center
     towards = None if base is None else guidance["gamma"] * (expert - base)
     away = None if negative is None else -guidance["eta"] * (negative - center)
     return towards, away
 
 
 def _token(
-    token: Mapping[str, Any], towards: float | None, away: float | None, scale: float
+    token: Mapping[str, Any], towards: float | None, away: float | None, scale: float, alike: bool
 ) -> Token:
     return Token(
         shown=_visible(token["token"]),
@@ -88,7 +91,7 @@ def _token(
         negative_bar=_bar(away, scale),
         probability=math.exp(token["expert"]),
         base=_probability(token["base"]),
-        negative=_probability(token["negative"]),
+        negative=token["negative"] if alike else _probability(token["negative"]),
         center=_probability(token["center"]),
         score=token["score"],
         unguided=_visible(token["unguided"]),

@@ -7,10 +7,11 @@ negative prompt, as the paper's rule and ours are.
 from collections.abc import Sequence
 from random import Random
 
-from factory.guidance import Guidance, Sampling
+from factory.guidance import Guidance, Rule, Sampling
 from tests.benchmarks.study.beds import ROOM, Setting
 
 NEGATIVES = 3
+ALIKE = 8  # texts that "avoidance" keeps away from
 WAVE = 32  # samples made at a time, so that all but the first few have others to avoid
 UNMASKED = {"eta": 0.0, "nucleus": 1.0}
 
@@ -18,6 +19,16 @@ UNMASKED = {"eta": 0.0, "nucleus": 1.0}
 def own_output(rng: Random, made: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Three of the texts made so far: what a dataset without reviews steers away from."""
     return rng.sample(made, NEGATIVES) if len(made) >= NEGATIVES else (), ()
+
+
+def several(rng: Random, made: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Eight of the texts made so far, to be unlike them."""
+    return (rng.sample(made, ALIKE) if len(made) >= ALIKE else made), ()
+
+
+def another(rng: Random, made: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """One of the texts made so far, to be contrasted with."""
+    return (rng.sample(made, 1) if made else ()), ()
 
 
 def plain(**sampling: float) -> Setting:
@@ -41,6 +52,13 @@ def paper(gamma: float, eta: float, top_k: int) -> Setting:
     """The paper's rule on its own output."""
     sampling = Sampling(max_new_tokens=ROOM.max_new_tokens, top_k=top_k)
     return Setting(Guidance(rule="paper", gamma=gamma, eta=eta), sampling, own_output, slots=WAVE)
+
+
+def neighbours(rule: Rule, eta: float, temperature: float) -> Setting:
+    """A rule that takes other samples for what they are, not for a context."""
+    sampling = Sampling(max_new_tokens=ROOM.max_new_tokens, temperature=temperature)
+    pick = several if rule == "avoidance" else another
+    return Setting(Guidance(rule=rule, eta=eta), sampling, pick, slots=WAVE)
 
 
 RULES: dict[str, tuple[Setting, ...]] = {
@@ -69,6 +87,12 @@ RULES: dict[str, tuple[Setting, ...]] = {
         paper(0.5, 0.5, 10),
         paper(0.2, 0.2, 0),
         paper(0.5, 0.2, 0),
+    ),
+    "avoidance": tuple(
+        neighbours("avoidance", eta, t) for eta in (1.0, 2.0, 4.0) for t in (1.0, 0.7)
+    ),
+    "correlated": tuple(
+        neighbours("correlated", eta, t) for eta in (0.25, 0.5, 1.0) for t in (1.0, 0.7)
     ),
     "steer": (
         steer(0, 0.5),

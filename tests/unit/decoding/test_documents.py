@@ -222,6 +222,6 @@ def test_scores_can_be_asked_for_with_documents_apart(pairs: Pairs) -> None:
     for completion in decoder.run(asked):
         trace, ids = completion.trace, completion.token_ids
         assert trace is not None
-        for at in range(len(ids)):
-            scores = decoder.scores_after(asked[completion.index], ids[:at])
-            assert float(scores[ids[at]]) == pytest.approx(trace.scores[at], abs=1e-3)
+        among = decoder.along(asked[completion.index], ids)
+        scores = [float(step.scores[0, token]) for step, token in zip(among, ids, strict=False)]
+        assert scores == pytest.approx(trace.scores.tolist(), abs=1e-3)

@@ -36,6 +36,14 @@ def test_without_a_centre_the_expert_stands_in() -> None:
     assert shown.negative_effect == pytest.approx(-0.4 * (-0.5 + 1.0))
 
 
+def test_likeness_is_no_probability() -> None:
+    """Rule avoidance: half alike, and η times that off the score."""
+    guidance = {"rule": "avoidance", "gamma": 0, "eta": 2.0}
+    [shown] = explained([token(base=None, negative=0.5, center=None)], guidance)
+    assert shown.negative == 0.5
+    assert shown.negative_effect == -1
+
+
 def test_bars_go_up_for_likelier_and_down_for_less_likely() -> None:
     [shown] = explained([token()], GUIDANCE)
     assert shown.expert_bar is not None
