@@ -36,11 +36,11 @@ def over_tasks(estimates: Estimates) -> dict[str, float] | None:
 
 
 def _three(rows: Rows) -> Iterator[dict[str, Any]]:
-    first = [row for row in rows if row["eta"] == 1]
-    if first:
-        found = ", ".join(f"{row['task']} {_less(row)}" for row in first)
-        met = all(10 * row["with_three"]["value"] <= row["without"]["value"] for row in first)
-        yield _line("three rejections cut their theme's share tenfold (η = 1)", found, met)
+    for eta in sorted({row["eta"] for row in rows}):
+        of = [row for row in rows if row["eta"] == eta]
+        found = ", ".join(f"{row['task']} {_less(row)}" for row in of)
+        met = all(10 * row["with_three"]["value"] <= row["without"]["value"] for row in of)
+        yield _line(f"three rejections cut their theme's share tenfold (η = {eta})", found, met)
 
 
 def _less(row: Mapping[str, Any]) -> str:
