@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from factory.tables import Sample, SampleNegative
 
 ROW = 52  # from one box to the next below it, in the drawing's units
-BOX = (196, 40)
-COLUMNS = (0, 292, 584)
-WIDTH = COLUMNS[-1] + BOX[0]
-LETTERS = 25  # of a text that fit into a box
+BOX = (176, 40)
+COLUMNS = (0, 224, 448)
+LETTERS = 22  # of a text that fit into a box
 
 
 @dataclass(frozen=True)
 class Node:
-    """One box. `meaning` gives its sign and colour; `target`: (page, id) that it leads to."""
+    """One box. `meaning` gives its sign and colour; `target`: (page, id) that it leads to; `here`:
+    it is the sample itself."""
 
     x: int
     y: float
@@ -23,6 +23,7 @@ class Node:
     text: str
     meaning: str
     target: tuple[str, uuid.UUID] | None
+    here: bool
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class Edge:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Boxes and lines, in a space of `width` by `height`."""
+    """Boxes of size `box` and lines, in a space of `width` by `height`."""
 
     width: int
     height: float
+    box: tuple[int, int]
     nodes: Sequence[Node]
     edges: Sequence[Edge]
 
@@ -81,11 +83,11 @@ def drawn(
         *((2, y, box) for y, box in _column(right, height)),
     ]
     nodes = [
-        Node(COLUMNS[at], y, box.title, _cut(box.text), box.meaning, box.target)
+        Node(COLUMNS[at], y, box.title, _cut(box.text), box.meaning, box.target, at == 1)
         for at, y, box in places
     ]
     edges = [Edge(_path(at, y, middle), box.role) for at, y, box in places if at != 1]
-    return Drawing(WIDTH, height, nodes, edges)
+    return Drawing(COLUMNS[2 if right else 1] + BOX[0], height, BOX, nodes, edges)
 
 
 def _job(sample: Sample) -> _Box:

@@ -97,15 +97,14 @@ def percent(part: float, whole: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """2 min 10 s."""
+    """2 min 10 s: the two largest units, without those that are 0."""
     if seconds is None:
         return "–"
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)
     minutes, left = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {left} s" if minutes else f"{left} s"
+    units = ((hours, "h"), (minutes, "min"), (left if not hours else 0, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in units if count) or "less than 1 s"
 
 
 def ago(when: datetime) -> str:
@@ -177,7 +176,9 @@ def unit(kind: JobKind) -> str:
 
 def signed(value: float | None) -> str:
     """An effect with its sign: +.31, −1.2; – when there was none."""
-    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
+    if value is None:
+        return "–"
+    return f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
 
 
 def signed_int(value: int) -> str:

@@ -17,7 +17,14 @@ def test_a_lever_is_said_as_short_as_it_can_be(value: float | None, said: str) -
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(None, "–"), (0.4, "0 s"), (59.6, "1 min 0 s"), (130, "2 min 10 s"), (7260, "2 h 1 min")],
+    [
+        (None, "–"),
+        (0.4, "less than 1 s"),
+        (59.6, "1 min"),
+        (130, "2 min 10 s"),
+        (3605, "1 h"),
+        (7260, "2 h 1 min"),
+    ],
 )
 def test_a_duration_has_two_units_at_most(seconds: float | None, said: str) -> None:
     assert words.duration(seconds) == said
