@@ -336,6 +336,29 @@ class Client:
         """End a token. Raises NotFound."""
         return self._http.call("DELETE", f"/tokens/{_part(token_id)}", safe=True)
 
+    # Budgets
+
+    def budgets(self) -> Iterator[Json]:
+        """Every budget, with what is spent of it today."""
+        return self._http.pages("/budgets", {})
+
+    def set_budget(
+        self,
+        amount: int,
+        unit: Literal["samples", "tokens"] = "samples",
+        *,
+        dataset: str | None = None,
+        token: str | None = None,
+    ) -> Json:
+        """Set what may be asked for in a day: of a dataset, of a token (its id), or of the whole
+        factory; in place of the budget that there is. Raises Invalid and NotFound."""
+        body = given({"amount": amount, "unit": unit, "dataset": dataset, "token": token})
+        return self._http.call("PUT", "/budgets", body, safe=True)
+
+    def remove_budget(self, budget_id: str) -> None:
+        """Take a budget away. Raises NotFound."""
+        self._http.call("DELETE", f"/budgets/{_part(budget_id)}", safe=True)
+
     def _news(self, job_id: str) -> Iterator[Json]:
         """The job as it is, then from its events."""
         yield self.job(job_id)

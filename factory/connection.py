@@ -166,7 +166,10 @@ class Connection:
         return self._retried(fetch, safe=True)
 
     def _answer(self, response: httpx.Response) -> Json:
-        """The answer's JSON; with a 202 and a Location, what is found there in the end."""
+        """The answer's JSON, empty with a 204; with a 202 and a Location, what is found there in
+        the end."""
+        if response.status_code == 204:
+            return {}
         answer = _parsed(response)
         if response.status_code != 202 or "Location" not in response.headers:
             return answer

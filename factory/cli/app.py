@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 from factory import __version__
-from factory.cli import datasets, jobs, models, output, processes, reviews, samples, tokens
+from factory.cli import budgets, datasets, jobs, models, output, processes, reviews, samples, tokens
 from factory.cli.command import FAILED, INTERRUPTED, USAGE, Group, Wanted, exit_code
 from factory.errors import FactoryError, FieldError, Invalid
 
@@ -34,6 +34,7 @@ for _command in (
     samples.group,
     reviews.group,
     tokens.group,
+    budgets.group,
 ):
     cli.add_command(_command)
 

@@ -235,6 +235,19 @@ def test_tokens_come_and_go(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -
     assert document(capsys, 4, "dataset", "list")["error"]["status"] == 401
 
 
+def test_budgets_come_and_go(name: str, submit: list[str], capsys: Captured) -> None:
+    """With one in the way a job is refused, and says what is left."""
+    made = document(capsys, 0, "budget", "set", "1", "--dataset", name)
+    assert (made["dataset"], made["unit"], made["left"]) == (name, "samples", 1)
+    refused = document(capsys, 4, *submit)
+    assert "Ask for at most 1" in refused["error"]["detail"]
+    assert run(["budget", "list"]) == 0
+    assert f"dataset {name}" in capsys.readouterr().out
+    document(capsys, 0, "budget", "remove", made["id"])
+    document(capsys, 0, *submit)
+    document(capsys, 3, "budget", "remove", made["id"])
+
+
 def test_the_first_token_is_written_to_the_database(
     settings: Settings, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
