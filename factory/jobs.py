@@ -22,7 +22,7 @@ from factory import budgets, outbox
 from factory.errors import Conflict, NotFound
 from factory.feedback import Feedback
 from factory.ids import new_id
-from factory.spec import AnySpec, EvaluateSpec, GenerateSpec, ProbeSpec, SweepSpec
+from factory.spec import AnySpec, EvaluateSpec, GenerateSpec, JobKind, ProbeSpec, SweepSpec
 from factory.tables import (
     Dataset,
     Failure,
@@ -139,9 +139,16 @@ def list_page(
 
 
 def with_model(session: Session, model_id: uuid.UUID, limit: int) -> Sequence[Job]:
-    """The newest jobs that use a model pair, or made it, newest first."""
-    statement = select(Job).where(Job.model_id == model_id).order_by(Job.id.desc())
-    return session.scalars(statement.limit(limit)).all()
+    """The newest jobs that use a model pair, or made it, newest first; a sweep's own are left
+    out."""
+    of = select(Job).where(Job.model_id == model_id, Job.parent_id.is_(None))
+    return session.scalars(of.order_by(Job.id.desc()).limit(limit)).all()
+
+
+def newest_done(session: Session, model_id: uuid.UUID, kind: JobKind) -> Job | None:
+    """The newest job of this kind with a model pair that succeeded, if any has."""
+    of = select(Job).where(Job.model_id == model_id, Job.kind == kind, Job.state == "succeeded")
+    return session.scalar(of.order_by(Job.id.desc()).limit(1))
 
 
 def in_training(session: Session) -> Sequence[Job]:

@@ -26,7 +26,7 @@ from factory import (
 from factory.db import Database
 from factory.local.demo import corpus, grammar
 from factory.metrics import NAMES
-from factory.spec import EvaluateSpec, GenerateSpec, row_seed
+from factory.spec import EvaluateSpec, GenerateSpec, TrainSpec, row_seed
 from factory.tables import Attempt, Dataset, Job, ModelPair, Push, Request, Sample
 from factory.web.pages import job_form
 from tests.browser import seed_sweep
@@ -110,6 +110,7 @@ def _filled(db: Database) -> Seeded:
         budgets.put(session, "tokens", 5_000_000)
         budgets.put(session, "samples", 1000, dataset_id=other.id)
         jobs.cancel(session, _job(session, other, pair, count=100, seed=12, eta=0.5).id)
+        _train(session, dataset, pair)
         tried = seed_sweep.ended(session, seed_sweep.sweep(session, dataset, pair))
         trying = seed_sweep.sweep(session, dataset, pair, points=8)
         shown = session.scalars(
@@ -361,6 +362,22 @@ def _evaluate(session: Session, dataset: Dataset, of: Job) -> Job:
     assert lease is not None
     shards.finish(session, lease)
     return jobs.finish_if_done(session, job.id)
+
+
+def _train(session: Session, dataset: Dataset, pair: ModelPair) -> None:
+    """The job that made the pair."""
+    body = {"kind": "train", "dataset": dataset.name, "model": pair.name, "base": "demo"}
+    job, _ = jobs.submit(session, TrainSpec.model_validate(body), dataset, None, request=body)
+    (shard,) = jobs.shards_of(session, job.id)
+    lease = shards.claim(session, shard.id, "gpu@a", 60)
+    assert lease is not None
+    rng = random.Random(4)
+    steps = range(1, 41)
+    losses = [[step, round(1.4 + 2.2 * 0.9**step + rng.gauss(0, 0.05), 3)] for step in steps]
+    shard.progress = {"losses": losses}
+    job.model_id = pair.id
+    shards.finish(session, lease)
+    jobs.finish_if_done(session, job.id)
 
 
 def _measure(name: str, n: int, *, known: bool) -> dict[str, Any]:

@@ -221,11 +221,11 @@ ROWS = (
     ReviewRow("the reply to an import lost", lost_reply),
     ReviewRow("an import cut off before it is done", early_end),
     ReviewRow("answers torn in the middle", torn_reply),
-    ReviewRow("kill -9 of the CPU worker in an import", killed_worker),
+    ReviewRow("kill -9 of the CPU worker in an import", killed_worker, times=25),
     ReviewRow("a task deleted there", deleted_task),
     ReviewRow("an annotation deleted there", deleted_annotation),
     ReviewRow("the project deleted there", deleted_project),
-    ReviewRow("kill -9 of the web process after an event", killed_web),
+    ReviewRow("kill -9 of the web process after an event", killed_web, times=25),
     ReviewRow("events replayed in any order", replayed_events),
     ReviewRow("events forged and too long", forged_events),
 )

@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from factory import datasets, jobs, samples
 from factory.tables import Dataset, Job, Sample, Shard
-from factory.web.pages import copies, curve, evaluation, words
+from factory.web.pages import copies, evaluation, losses, words
 from factory.web.pages.evaluation import Evaluation
 from factory.web.pages.frame import page, paged, pages
+from factory.web.pages.losses import Losses
 from factory.web.state import current
 
 PAGE = 25
@@ -46,15 +47,9 @@ class Live:
     evaluation: Evaluation | None
 
     @property
-    def losses(self) -> Sequence[tuple[int, float]]:
-        """A train job's (step, loss), as far as it noted them."""
-        noted = self.shards[0].progress.get("losses", []) if self.shards else []
-        return [(int(step), float(loss)) for step, loss in noted]
-
-    @property
-    def loss_line(self) -> str:
-        """The same as a drawing."""
-        return curve.line(self.losses)
+    def losses(self) -> Losses:
+        """A train job's loss so far."""
+        return losses.of_shards(self.shards)
 
     @property
     def running(self) -> bool:
@@ -68,7 +63,7 @@ class Live:
         progress = (self.progress.done, self.progress.failed)
         evaluated = self.evaluation.job if self.evaluation else None
         visible = (self.job.state, self.job.error, progress, shards, self.states, evaluated)
-        seen = repr((visible, len(self.losses)))
+        seen = repr((visible, len(self.losses.points)))
         return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
     @property
