@@ -1,6 +1,7 @@
 """The web process: JSON API, dashboard, Label Studio's webhook, health and metrics."""
 
 from apiflask import APIFlask
+from flask_compress import Compress
 
 from factory import __version__
 from factory.db import Database
@@ -9,6 +10,8 @@ from factory.settings import Settings
 from factory.web import api, auth, health, hooks, inputs, observe, openapi, pages, problems
 from factory.web.metrics import Metrics
 from factory.web.state import KEY, THREADS, State
+
+SMALLER = ("text/html", "text/css", "text/javascript", "application/json", "image/svg+xml")
 
 
 def create_app(settings: Settings) -> APIFlask:
@@ -21,6 +24,8 @@ def create_app(settings: Settings) -> APIFlask:
         docs_path=None,  # APIFlask's pages load scripts from elsewhere
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["COMPRESS_MIMETYPES"] = list(SMALLER)  # what is sent as it is made stays as it is
+    Compress(app)
     db = Database(settings.database_url, pool_size=THREADS)
     app.extensions[KEY] = State(settings, db, celery_app(settings), Metrics(db, settings))
     for part in (observe, problems, inputs, auth, openapi):
