@@ -214,15 +214,6 @@ class GenerateSpec(_Spec):
         defaults = PRESETS[preset] if preset in get_args(Preset) else {}
         return {**data, **{k: _merged(v, data[k]) if k in data else v for k, v in defaults.items()}}
 
-    @model_validator(mode="after")
-    def _check_other(self) -> Self:
-        if self.guidance.rule == "correlated" and self.negatives.count > 1:
-            raise ValueError(
-                "rule 'correlated' contrasts a sample with one other: set negatives.count to 1, "
-                "or name the preset 'correlated'"
-            )
-        return self
-
 
 class TrainSpec(_Spec):
     """Fine-tune an expert on a dataset's real and corrected samples; the pair is registered."""

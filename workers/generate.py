@@ -59,9 +59,10 @@ class Composer:
 
     def row(self, ordinal: int, seed: int, chosen: Chosen, *, audit: bool) -> Row:
         """A row whose contexts hold as many whole documents as fit. Without a negative there is
-        nothing to push from, and no centre of it."""
-        away = self._context(chosen.negatives)
-        center = self._context(chosen.center if away.kept else ())
+        nothing to push from, and no centre of it; the rule "correlated" takes the first only."""
+        guidance = self.spec.guidance.build()
+        away = self._context(chosen.negatives[: 1 if guidance.rule == "correlated" else None])
+        center = self._context(chosen.center if away.kept and guidance.uses_center else ())
         request = Request(
             prompt_ids=self._layout.prompt_ids(),
             seed=seed,

@@ -11,7 +11,7 @@ from factory.web import api, auth, health, hooks, inputs, observe, openapi, page
 from factory.web.metrics import Metrics
 from factory.web.state import KEY, THREADS, State
 
-SMALLER = ("text/html", "text/css", "text/javascript", "application/json", "image/svg+xml")
+SMALLER = ("text/html", "text/css", "text/javascript", "image/svg+xml")
 
 
 def create_app(settings: Settings) -> APIFlask:

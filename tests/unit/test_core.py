@@ -130,12 +130,6 @@ def test_the_paper_preset_is_the_published_settings() -> None:
     assert (spec.negatives.count, spec.negatives.sources) == (5, {"real": 1, "synthetic": 1})
 
 
-def test_correlated_takes_one_other_sample() -> None:
-    assert generate(preset="correlated").negatives.count == 1
-    with pytest.raises(ValidationError, match=r"set negatives\.count to 1"):
-        generate(guidance={"rule": "correlated"})
-
-
 def test_what_is_given_comes_before_a_preset() -> None:
     spec = generate(preset="paper", guidance={"eta": 0.7}, sampling={"temperature": 2})
     assert (spec.guidance.rule, spec.guidance.eta, spec.guidance.gamma) == ("paper", 0.7, 0.2)

@@ -12,6 +12,7 @@ WIDTH, HEIGHT, EDGE, TOP, FOOT = 250, 190, 44, 26, 36
 COLOURS = (
     "#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#a463f2",
     "#97bbf5", "#9c6b4e", "#9498a0", "#3ca951", "#d6336c",
+    "#1b7f79", "#7a5c00", "#b4a7d6", "#222b45",
 )  # fmt: skip
 STYLE = "font-family: system-ui, sans-serif; font-size: 11px; fill: #1f2328"
 

@@ -67,8 +67,11 @@ class Run:
             return
         with ProcessPoolExecutor(self.processes, get_context("spawn"), quiet) as pool:
             waiting = {pool.submit(_rows, self.study, *which): which for which in wanted}
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
+            try:
+                for future in as_completed(waiting):
+                    yield waiting[future], future.result()
+            finally:  # whoever stops here does not want what is still waiting
+                pool.shutdown(cancel_futures=True)
 
     def _earlier(self) -> Result:
         """What an earlier run of this size found, or nothing yet."""

@@ -89,8 +89,11 @@ def test_a_replay_under_rules_that_look_at_other_samples(
     floor: Floor, gpu: GpuWorker, preset: str
 ) -> None:
     """They depend on recorded samples only, so each sample is made again alone."""
-    rows = made(floor, gpu, audit=0, preset=preset, negatives={"sources": {"real": 1}})
-    assert all(floor.negative_ids(sample) for sample in rows)
+    negatives = {"count": 3, "sources": {"real": 1}, "center": True}
+    rows = made(floor, gpu, audit=0, preset=preset, negatives=negatives)
+    used = {"avoidance": 3, "correlated": 1}[preset]
+    assert [len(floor.negative_ids(sample)) for sample in rows] == [used] * len(rows)
+    assert not any(floor.negative_ids(sample, "center") for sample in rows)
     for sample in rows:
         assert answer(floor, gpu, "replay", sample=str(sample.id))["identical"] is True
         explained = answer(floor, gpu, "explanation", sample=str(sample.id))["tokens"]
