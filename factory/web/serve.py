@@ -1,5 +1,6 @@
 """Serves the application with gunicorn: one process, and threads for its requests."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ def serve(settings: Settings) -> None:
     log.configure(settings.log_level)
     _ensure_token(settings)
     _Server(settings).run()
+
+
+def settle() -> None:
+    """Exempt what has been made so far from garbage collection, which would go through all of it
+    while somebody waits (some 100 ms, every few large pages)."""
+    gc.collect()
+    gc.freeze()
 
 
 def _ensure_token(settings: Settings) -> None:
@@ -56,4 +64,6 @@ class _Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return create_app(self._settings)
+        app = create_app(self._settings)
+        settle()
+        return app

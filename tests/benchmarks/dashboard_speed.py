@@ -26,6 +26,7 @@ from factory import tokens
 from factory.db import Database
 from factory.tables import Dataset, Job, Sample
 from factory.web import create_app
+from factory.web.serve import settle
 from factory.web.state import KEY
 from tests import stores
 from tests.benchmarks.dashboard_seed import Scale, fill
@@ -89,6 +90,7 @@ def _fill(db: Database, scale: Scale) -> None:
 def _factory(keep: Path | None) -> Iterator[tuple[Database, FlaskClient]]:
     with stores.running(keep=keep) as settings:
         app = create_app(settings)
+        settle()
         db: Database = app.extensions[KEY].db
         with db.transaction() as session:
             tokens.ensure(session, "benchmark", TOKEN)
