@@ -1,6 +1,6 @@
 """A browser on the served dashboard."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,6 +11,8 @@ from factory.settings import Settings
 from .screenshots import ARGUMENTS, CHROMIUM, sign_in
 from .seed import Seeded, login_token, seed
 from .site import Site, serving
+
+FIGURES = pytest.StashKey[list[str]]()
 
 
 @dataclass
@@ -44,6 +46,20 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Says a figure at the end of the whole run, whether or not the test passes."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the figures of the pages."""
+    for line in config.stash.get(FIGURES, []):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Every page: axe-core finds nothing serious, it is light, quiet, and does not jump."""
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -14,7 +16,8 @@ from .site import Site
 
 HEAVIEST = 100_000  # bytes of a page with its styles and scripts
 PARTS = ("document", "stylesheet", "script", "image")
-SERIOUS = ("serious", "critical")
+IMPACTS = ("critical", "serious", "moderate", "minor")
+SERIOUS = IMPACTS[:2]
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 COLOUR = ("color-contrast", "link-in-text-block")
 JUMPS = 0.02  # a fifth of what Core Web Vitals calls good
@@ -41,30 +44,32 @@ def axe() -> str:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_axe_finds_nothing_serious(
-    browser: Browser, site: Site, seeded: Seeded, axe: str, width: str
+    browser: Browser, site: Site, seeded: Seeded, axe: str, width: str, tell: Callable[[str], None]
 ) -> None:
     """All rules in the light; then in the dark those of colour, which alone is different."""
     x, y = WIDTHS[width]
     context = browser.new_context(viewport={"width": x, "height": y}, base_url=site.url)
     page = context.new_page()
     sign_in(page)
-    trouble = {}
+    found = []
     for name, path in paths(seeded).items():
         page.emulate_media(color_scheme="light")
         page.goto(path)
         page.evaluate(axe)
-        found = _violations(page, {"type": "tag", "values": RULES})
+        found += _violations(page, name, {"type": "tag", "values": RULES})
         page.emulate_media(color_scheme="dark")
-        found += _violations(page, {"type": "rule", "values": COLOUR})
-        if found:
-            trouble[name] = found
+        found += _violations(page, name, {"type": "rule", "values": COLOUR})
     context.close()
+    by_impact = Counter(each["impact"] for each in found)
+    counts = ", ".join(f"{by_impact[impact]} {impact}" for impact in IMPACTS)
+    tell(f"axe-core, {len(paths(seeded))} pages {x} px wide, light and dark: {counts}")
+    trouble = [each for each in found if each["impact"] in SERIOUS]
     assert not trouble, json.dumps(trouble, indent=1)
 
 
-def _violations(page: Page, only: dict[str, Any]) -> list[dict[str, Any]]:
+def _violations(page: Page, name: str, only: dict[str, Any]) -> list[dict[str, Any]]:
     found = page.evaluate(RUN_AXE, {"runOnly": only, "resultTypes": ["violations"]})
-    return [violation for violation in found if violation["impact"] in SERIOUS]
+    return [{"page": name, **violation} for violation in found]
 
 
 def test_no_page_jumps_is_too_wide_or_makes_trouble(watched: Watched, seeded: Seeded) -> None:
@@ -84,7 +89,7 @@ def test_no_page_jumps_is_too_wide_or_makes_trouble(watched: Watched, seeded: Se
 
 
 def test_every_page_is_light_when_nothing_is_kept(
-    browser: Browser, site: Site, seeded: Seeded, watched: Watched
+    browser: Browser, site: Site, seeded: Seeded, watched: Watched, tell: Callable[[str], None]
 ) -> None:
     signed_in = watched.page.context.storage_state()
     weights = {}
@@ -92,6 +97,8 @@ def test_every_page_is_light_when_nothing_is_kept(
         context = browser.new_context(base_url=site.url, storage_state=signed_in)
         weights[name] = _weight(context.new_page(), path)
         context.close()
+    heaviest = max(weights, key=lambda name: weights[name])
+    tell(f"the heaviest of {len(weights)} pages: {heaviest}, {weights[heaviest]:,} bytes")
     assert {name: weight for name, weight in weights.items() if weight > HEAVIEST} == {}
 
 
