@@ -314,7 +314,7 @@ class SweepSpec(_Spec):
     )
     points: int = Field(16, ge=2, le=MAX_POINTS, description="Settings tried; a grid tries all")
     count: int = Field(
-        16, ge=4, le=2000, description="Samples of each setting; halving: in its first round"
+        20, ge=4, le=2000, description="Samples of each setting; halving: in its first round"
     )
     objective: Objective = Field(
         "harmonic", description="harmonic: of coherence and diversity; yield: share of use"

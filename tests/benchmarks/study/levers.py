@@ -19,6 +19,7 @@ ETA = 1.0
 HEAD_WEIGHT, HEAD_CAP = 3.0, 0.3  # ρ, and nats a token
 KEEP = 0.7
 MASK = 0.95  # the product's own
+ALIKE = 0.8  # AUROC from which on rejected texts are told by their words
 CONSTANTS = (NEGATIVES, ETA, HEAD_WEIGHT, HEAD_CAP, KEEP, MASK, WEIGHT)
 
 
@@ -131,10 +132,16 @@ def adapters(case: Case) -> Setting:
 
 
 def recommended(case: Case) -> Setting:
-    """What the factory recommends: its mask, the gate, and the verdict head, or negatives where
-    verdicts are too few or too blind for a head."""
+    """What the factory recommends: its mask, the gate, and the verdict head; with them negatives
+    where rejected texts are told from accepted ones by their words, or verdicts are too few to
+    know."""
     learned = head(case)
-    steered = learned if learned.head is not None else negatives(case)
+    told = fit_filter(
+        vectors([r.text for r in case.reviewed]).astype(np.float32),
+        [not r.rejected for r in case.reviewed],
+    ).sanity
+    alike = told is None or told.auroc >= ALIKE
+    steered = negatives(replace(case, plain=learned)) if alike else learned
     return replace(masked(steered), keep=gate(case).keep)
 
 
@@ -147,6 +154,11 @@ def masked(setting: Setting) -> Setting:
     """The setting behind a mask that is no wider than MASK."""
     mass = min(setting.guidance.mass, MASK)
     return replace(setting, guidance=replace(setting.guidance, nucleus=mass))
+
+
+def constants(lever: str) -> tuple[float, ...]:
+    """The numbers that a lever is made with, so that what was made with others is made anew."""
+    return (*CONSTANTS, ALIKE) if lever == "recommended" else CONSTANTS
 
 
 def split(reviewed: Sequence[Reviewed]) -> tuple[list[str], list[str]]:

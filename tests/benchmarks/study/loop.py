@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from tests.benchmarks.study.beds import Kept
-from tests.benchmarks.study.levers import CONSTANTS, LEVERS, Case, Reviewed, unguided
+from tests.benchmarks.study.levers import LEVERS, Case, Reviewed, constants, unguided
 from tests.benchmarks.study.measures import share
 from tests.benchmarks.study.part import Cell, Part, Row
 from tests.benchmarks.study.rejections import fewest_kept, measured
@@ -90,7 +90,7 @@ def _rounds(
         "lever": lever,
         "window": WINDOW,
         "audit": AUDIT,
-        "constants": CONSTANTS,
+        "constants": constants(lever),
     }
     key |= {"reviews": sizes.reviews, "rounds": sizes.rounds}
     made = study.store.get(study.key(task, regime, seed) | key, make)

@@ -7,7 +7,7 @@ from typing import Any
 
 from factory.guidance import Guidance
 from tests.benchmarks.study.beds import Kept, Setting, real_samples
-from tests.benchmarks.study.levers import CONSTANTS, LEVERS, Case, Reviewed, unguided
+from tests.benchmarks.study.levers import LEVERS, Case, Reviewed, constants, unguided
 from tests.benchmarks.study.measures import distinct3, marks, share
 from tests.benchmarks.study.part import Cell, Part, Row
 from tests.benchmarks.study.reviewers import ONCE, Refuses, Reviewer
@@ -104,7 +104,7 @@ def _guided(
         return asdict(bed.kept(sizes.samples, GUIDED_NOISE + seed, setting))
 
     key = {"reviewer": reviewer.name, "nucleus": reviewer.nucleus, "lever": lever}
-    key |= {"reviews": 2 * sizes.reviews, "samples": sizes.samples, "constants": CONSTANTS}
+    key |= {"reviews": 2 * sizes.reviews, "samples": sizes.samples, "constants": constants(lever)}
     return Kept(**study.store.get(study.key(task, regime, seed) | key, make))
 
 

@@ -32,7 +32,7 @@ class Sizes:
     reviews: int = 100
     grid: int = 64
     points: int = 16
-    count: int = 16
+    count: int = 20
     rounds: int = 5
 
 
