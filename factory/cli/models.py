@@ -82,7 +82,7 @@ def train(name: str, watched: bool, **given: Any) -> int:
 @click.argument("name")
 @click.option("--dataset", required=True, help="Its real samples say what is plausible.")
 @click.option("--points", type=int, help="Settings to try; default 16.")
-@click.option("--count", type=int, help="Samples of each in the first round; default 16.")
+@click.option("--count", type=int, help="Samples of each in the first round; default 20.")
 @click.option("--objective", type=click.Choice(get_args(Objective)), help="What is best.")
 @click.option("--seed", type=int)
 @click.option("--use", is_flag=True, help="Make the best settings the dataset's defaults.")

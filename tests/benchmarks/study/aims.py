@@ -40,7 +40,7 @@ def _three(rows: Rows) -> Iterator[dict[str, Any]]:
         of = [row for row in rows if row["eta"] == eta]
         found = ", ".join(f"{row['task']} {_less(row)}" for row in of)
         met = all(10 * row["with_three"]["value"] <= row["without"]["value"] for row in of)
-        yield _line(f"three rejections cut their theme's share tenfold (η = {eta})", found, met)
+        yield _line(f"three rejections cut their theme's share tenfold (η = {eta:g})", found, met)
 
 
 def _less(row: Mapping[str, Any]) -> str:
