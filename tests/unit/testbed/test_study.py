@@ -269,18 +269,22 @@ def test_adapters_tell_accepted_texts_from_rejected_ones(bed: Bed) -> None:
     assert not any(text.startswith("toxic") for _, text in by_verdict[-10:])
 
 
-def test_the_recommended_levers_do_without_a_head_while_verdicts_are_few(bed: Bed) -> None:
+def test_the_recommended_levers_are_those_that_the_verdicts_bear_out(bed: Bed) -> None:
+    """A head with enough verdicts that it can foretell; negatives where words tell them, or where
+    they are too few to know."""
     texts = real_samples(COMMENTS)[:80]
     toxic = [Reviewed(text, text.startswith("toxic")) for text in texts]
-    many, few = (
+    at_random = [Reviewed(text, number % 2 == 0) for number, text in enumerate(texts)]
+    told, few, blind = (
         levers.recommended(Case(bed, Setting(), reviewed, Random(1)))
-        for reviewed in (toxic, toxic[:12])
+        for reviewed in (toxic, toxic[:12], at_random)
     )
-    assert many.head is not None
-    assert many.guidance.eta == 0
+    assert told.head is not None
+    assert told.guidance.eta == levers.ETA
     assert few.head is None
     assert few.guidance.eta == levers.ETA
-    for setting in (many, few):
+    assert blind.guidance.eta == 0
+    for setting in (told, few, blind):
         assert setting.guidance.nucleus == levers.MASK
         assert setting.keep is not None
         assert not setting.keep(texts[0])
