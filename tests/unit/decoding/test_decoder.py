@@ -408,10 +408,11 @@ def test_a_decoder_can_run_again_and_twice_at_once(pairs: Pairs) -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_a_sample_is_followed_along_its_own_tokens(kind: str, pairs: Pairs) -> None:
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_sample_is_followed_along_its_own_tokens(family: str, kind: str, pairs: Pairs) -> None:
     """What each token was chosen among is what its trace says, whatever else was likelier."""
     guidance, sampling = Guidance(gamma=0.3, eta=0.5, nucleus=0.8), Sampling(max_new_tokens=8)
-    decoder = SteerDecoder(pairs("llama", kind), guidance, sampling, slots=1, trace=True)
+    decoder = SteerDecoder(pairs(family, kind), guidance, sampling, slots=1, trace=True)
     wanted = mixed_requests(4)
     for completion in decoder.run(wanted):
         trace, ids = completion.trace, completion.token_ids
