@@ -78,6 +78,13 @@ class NegativePrompt(_Part):
 
     weight: float = Field(1.0, gt=0, le=10, description="Multiplies η")
     center: bool | None = Field(None, description="Centred or plain; default: as the job says")
+    told_apart: float | None = Field(
+        None,
+        ge=0.5,
+        lt=1,
+        description="Used only where a classifier of embeddings tells held-out rejected texts "
+        "from accepted ones with this AUROC, or verdicts are too few to know; default: always",
+    )
 
 
 class Head(_Part):
@@ -114,6 +121,29 @@ class Levers(_Part):
         """Those that are used, in the order in which they stand here."""
         return [name for name in get_args(LeverName) if getattr(self, name) is not None]
 
+    @property
+    def fits(self) -> list[LeverName]:
+        """Those whose fits decide what is done: negatives may hang on the filter's."""
+        asks = self.negatives is not None and self.negatives.told_apart is not None
+        return [*self.names, "filter"] if asks and self.filter is None else self.names
+
+    @property
+    def learn(self) -> bool:
+        """Whether verdicts must be read to use them."""
+        return bool(set(self.fits) - {"negatives"})
+
+
+# What did best in `make study`: negatives there at η = 1, twice the default of a job.
+RECOMMENDED = Levers(
+    gates=Gates(),
+    negatives=NegativePrompt(weight=2.0, center=False, told_apart=0.8),
+    verdict_head=Head(),
+)
+
+
+def _named(given: object) -> object:
+    return RECOMMENDED if given == "recommended" else given
+
 
 class Window(_Part):
     """Which verdicts count as evidence. None set: all. Both set: those inside both."""
@@ -127,8 +157,12 @@ class Window(_Part):
 class Feedback(_Part):
     """A dataset's levers, and the evidence they are fitted on."""
 
-    levers: Levers = Field(
-        Levers(negatives=NegativePrompt()), description="None used: reviews change nothing"
+    levers: Annotated[
+        Levers,
+        BeforeValidator(_named, json_schema_input_type=Levers | Literal["recommended"]),
+    ] = Field(
+        Levers(negatives=NegativePrompt()),
+        description="None used: reviews change nothing. 'recommended': those that did best",
     )
     window: Window = Window()
 

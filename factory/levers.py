@@ -180,7 +180,7 @@ def state(session: Session, dataset: Dataset) -> dict[str, Any]:
     """What the dataset's levers are now: its setting, each lever's last fit, and by how much
     they are backed off."""
     setting = Feedback.model_validate(dataset.feedback)
-    fits = [newest(session, dataset.id, name) for name in setting.levers.names]
+    fits = [newest(session, dataset.id, name) for name in setting.levers.fits]
     backed_off = newest(session, dataset.id, BACK_OFF, setting.model_dump(mode="json"))
     return {
         "setting": setting.model_dump(mode="json"),

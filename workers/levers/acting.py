@@ -145,7 +145,7 @@ class _Run:
 
     def acting(self) -> Acting:
         used = self.feedback.levers
-        if set(used.names) - {"negatives"}:
+        if used.learn:
             self._verdicts = self._do(levers.evidence, self.feedback.window)
         scale, why = self._scale()
         gates, gatekeeper = self._gates(used.gates)
@@ -170,9 +170,26 @@ class _Run:
         if lever is None:
             return None
         center = self.spec.negatives.center if lever.center is None else lever.center
-        weight = lever.weight * scale
         said = {"center": center, "window": self.feedback.window.model_dump()}
-        return {"name": "negatives", "digest": digest(said), "weight": weight, "center": center}
+        note = None if lever.told_apart is None else self._alike(lever.told_apart)
+        return {
+            "name": "negatives",
+            "digest": digest(said),
+            "weight": 0.0 if note else lever.weight * scale,
+            "center": center,
+            "note": note,
+        }
+
+    def _alike(self, least: float) -> str | None:
+        """Why rejected texts cannot be told from accepted ones; None: they can, or too few
+        verdicts are in to know."""
+        found = self._ranking().result or {}
+        if found.get("auroc", 1.0) >= least:
+            return None
+        return (
+            f"rejected texts are not told from accepted ones by what they say: AUROC "
+            f"{found['auroc']:.2f} on held-out texts, {least:.2f} needed"
+        )
 
     def _gates(self, lever: Gates | None) -> tuple[Use | None, Gatekeeper | None]:
         if lever is None:
@@ -226,8 +243,7 @@ class _Run:
     ) -> tuple[Use | None, filters.Filter | None, float]:
         if lever is None:
             return None, None, 0.0
-        settings = {"embedding": self.bench.settings.embedding_model}
-        row = self._fitted("filter", settings, lambda: self._fit_filter(settings))
+        row = self._ranking()
         cut = (1 - lever.keep) * scale
         if row.digest is None:
             return _use(row, cut), None, 0.0
@@ -237,6 +253,11 @@ class _Run:
         )
         threshold = found.threshold(1 - cut)
         return _use(row, cut, threshold=threshold), found, threshold
+
+    def _ranking(self) -> FittedLever:
+        """The classifier of embeddings, for the filter and for whether negatives are of use."""
+        settings = {"embedding": self.bench.settings.embedding_model}
+        return self._fitted("filter", settings, lambda: self._fit_filter(settings))
 
     def _fit_filter(self, settings: dict[str, Any]) -> Fit:
         vectors = self._vectors()

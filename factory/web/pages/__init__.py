@@ -11,6 +11,7 @@ import factory.web.pages.compare
 import factory.web.pages.dataset
 import factory.web.pages.evaluation
 import factory.web.pages.experiment
+import factory.web.pages.feedback
 import factory.web.pages.job
 import factory.web.pages.job_form
 import factory.web.pages.login

@@ -9,7 +9,7 @@ from factory.datasets import Imported
 from factory.errors import Conflict
 from factory.tables import Dataset
 from factory.web.api.datasets import NewDataset
-from factory.web.pages import evaluation, label_studio
+from factory.web.pages import evaluation, feedback, label_studio
 from factory.web.pages.forms import Form
 from factory.web.pages.frame import page, pages
 from factory.web.pages.job import rows_of
@@ -83,6 +83,7 @@ def _shown(
         evaluation=evaluation.found(
             jobs.newest_evaluation(session, found.id), evaluation.HEADLINES
         ),
+        feedback=feedback.panel(session, found),
         project_url=label_studio.project_url(current().settings, found.label_studio_project),
         imported=imported,
         refused=imported.rejected[:REFUSED] if imported else (),

@@ -88,7 +88,7 @@ def _mind(rows: Rows) -> Iterator[dict[str, Any]]:
 
 
 def _entity(rows: Rows) -> Iterator[dict[str, Any]]:
-    for lever in (OURS, "centred negatives"):
+    for lever in (OURS, "centred negatives", "centred negatives, η = 2"):
         mine, none = (_rows(rows, "entity", which) for which in (lever, CONTROL))
         if mine and none:
             less, before = (_over(some, "rejected") for some in (mine, none))

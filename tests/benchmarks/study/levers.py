@@ -2,25 +2,31 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from random import Random
 
 import numpy as np
 
+from factory import settings
+from factory.feedback import RECOMMENDED, Head, NegativePrompt
 from factory.guidance import Guidance
 from tests.benchmarks.study.adapters import LEAST, WEIGHT, tuned_apart
 from tests.benchmarks.study.beds import Bed, Pick, Setting
-from tests.benchmarks.study.measures import Copies, vectors
-from workers.levers.filter import fit_filter
+from tests.benchmarks.study.measures import Copies
+from workers import embedding
+from workers.embedding import Embedder
+from workers.levers.filter import FittedFilter, Vectors, fit_filter
 from workers.levers.head import fit_head
 from workers.levers.verdict import HeadTerm
 
 NEGATIVES = 3
 ETA = 1.0
-HEAD_WEIGHT, HEAD_CAP = 3.0, 0.3  # ρ, and nats a token
 KEEP = 0.7
-MASK = 0.95  # the product's own
-ALIKE = 0.8  # AUROC from which on rejected texts are told by their words
-CONSTANTS = (NEGATIVES, ETA, HEAD_WEIGHT, HEAD_CAP, KEEP, MASK, WEIGHT)
+HEAD = RECOMMENDED.verdict_head or Head()
+TOLD_APART = (RECOMMENDED.negatives or NegativePrompt()).told_apart or 0.0  # AUROC
+MASK = Guidance().mass  # the product's own
+CONSTANTS = (NEGATIVES, ETA, HEAD.weight, HEAD.cap, KEEP, MASK, WEIGHT)
+BY_MEANING = ("centred negatives", "centred negatives, η = 2", "filter", "recommended")
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,18 @@ def negatives(case: Case) -> Setting:
     return _steered(case, lambda rng, _: (rng.sample(rejected, min(NEGATIVES, len(rejected))), ()))
 
 
-def centred(case: Case) -> Setting:
-    """The same, centred on the accepted texts nearest to them."""
+def centred(case: Case, eta: float = ETA) -> Setting:
+    """The same, centred on the accepted texts nearest to them in meaning."""
     rejected, accepted = split(case.reviewed)
     if not rejected or not accepted:
         return negatives(case)
-    nearest = (vectors(rejected) @ vectors(accepted).T).argmax(axis=1)
+    nearest = (_vectors(rejected) @ _vectors(accepted).T).argmax(axis=1)
 
     def pick(rng: Random, _: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         chosen = rng.sample(range(len(rejected)), min(NEGATIVES, len(rejected)))
         return [rejected[i] for i in chosen], [accepted[nearest[i]] for i in chosen]
 
-    return _steered(case, pick)
+    return _steered(case, pick, eta)
 
 
 def shuffled(case: Case) -> Setting:
@@ -95,16 +101,13 @@ def gate(case: Case) -> Setting:
 
 def ranked(case: Case) -> Setting:
     """Texts that the filter ranks below the best `KEEP` of the reviewed ones are made anew."""
-    found = fit_filter(
-        vectors([r.text for r in case.reviewed]).astype(np.float32),
-        [not r.rejected for r in case.reviewed],
-    ).filter
+    found = _ranking(case).filter
     if found is None:
         return case.plain
     least = found.threshold(KEEP)
 
     def keep(text: str) -> bool:
-        return float(found.scores(vectors([text]).astype(np.float32))[0]) >= least
+        return float(found.scores(_vectors([text]))[0]) >= least
 
     return replace(case.plain, keep=keep)
 
@@ -118,7 +121,7 @@ def head(case: Case) -> Setting:
         [(*layout.text_ids(r.text), min(eos)) for r in case.reviewed],
         [not r.rejected for r in case.reviewed],
     ).head
-    term = HeadTerm(found, HEAD_WEIGHT, HEAD_CAP) if found is not None else None
+    term = HeadTerm(found, HEAD.weight, HEAD.cap) if found is not None else None
     return replace(case.plain, head=term)
 
 
@@ -132,16 +135,13 @@ def adapters(case: Case) -> Setting:
 
 
 def recommended(case: Case) -> Setting:
-    """What the factory recommends: its mask, the gate, and the verdict head; with them negatives
-    where rejected texts are told from accepted ones by their words, or verdicts are too few to
-    know."""
+    """`factory.feedback.RECOMMENDED`, behind the factory's mask: the gate, the verdict head, and
+    negatives where rejected texts are told from accepted ones by what they say, or verdicts are
+    too few to know."""
     learned = head(case)
-    told = fit_filter(
-        vectors([r.text for r in case.reviewed]).astype(np.float32),
-        [not r.rejected for r in case.reviewed],
-    ).sanity
-    alike = told is None or told.auroc >= ALIKE
-    steered = negatives(replace(case, plain=learned)) if alike else learned
+    sanity = _ranking(case).sanity
+    told = sanity is None or sanity.auroc >= TOLD_APART
+    steered = negatives(replace(case, plain=learned)) if told else learned
     return replace(masked(steered), keep=gate(case).keep)
 
 
@@ -156,9 +156,10 @@ def masked(setting: Setting) -> Setting:
     return replace(setting, guidance=replace(setting.guidance, nucleus=mass))
 
 
-def constants(lever: str) -> tuple[float, ...]:
+def constants(lever: str) -> tuple[float | str, ...]:
     """The numbers that a lever is made with, so that what was made with others is made anew."""
-    return (*CONSTANTS, ALIKE) if lever == "recommended" else CONSTANTS
+    more = (TOLD_APART,) if lever == "recommended" else ()
+    return (*CONSTANTS, *more, embedding.BUILT_IN) if lever in BY_MEANING else CONSTANTS
 
 
 def split(reviewed: Sequence[Reviewed]) -> tuple[list[str], list[str]]:
@@ -176,6 +177,7 @@ LEVERS: dict[str, Lever] = {
     "gate": gate,
     "negatives": negatives,
     "centred negatives": centred,
+    "centred negatives, η = 2": partial(centred, eta=2.0),
     "verdict head": head,
     "filter": ranked,
     "A − R adapters": adapters,
@@ -183,5 +185,26 @@ LEVERS: dict[str, Lever] = {
 }
 
 
-def _steered(case: Case, pick: Pick) -> Setting:
-    return replace(case.plain, guidance=replace(case.plain.guidance, eta=ETA), pick=pick)
+def _steered(case: Case, pick: Pick, eta: float = ETA) -> Setting:
+    return replace(case.plain, guidance=replace(case.plain.guidance, eta=eta), pick=pick)
+
+
+def _ranking(case: Case) -> FittedFilter:
+    """The classifier of meanings, fitted on the verdicts."""
+    texts = [r.text for r in case.reviewed]
+    return fit_filter(_vectors(texts), [not r.rejected for r in case.reviewed])
+
+
+def _vectors(texts: Sequence[str]) -> Vectors:
+    """(N, 384) unit vectors of the factory's own embedding model."""
+    return np.array([_vector(text) for text in texts], dtype=np.float32)
+
+
+@lru_cache(maxsize=50_000)
+def _vector(text: str) -> tuple[float, ...]:
+    return tuple(_embedder().embed_texts([text])[0])
+
+
+@cache
+def _embedder() -> Embedder:
+    return embedding.load(settings.load())

@@ -31,8 +31,8 @@ class Sizes:
     samples: int = 150
     reviews: int = 100
     grid: int = 64
-    points: int = 16
-    count: int = 20
+    points: int = 32
+    count: int = 8
     rounds: int = 5
 
 

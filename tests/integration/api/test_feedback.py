@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from factory.feedback import Feedback
+from factory.feedback import RECOMMENDED, Feedback
 
 
 def test_a_dataset_begins_with_negatives_alone(api: Any, dataset: str) -> None:
@@ -24,11 +24,25 @@ def test_a_setting_is_kept_and_later_jobs_take_it(api: Any, dataset: str, known:
     assert changed["levers"]["negatives"] is None
     after = api.post("/jobs", json=job).get_json()["spec"]["feedback"]
     assert after == changed
-    assert before["levers"]["negatives"] == {"weight": 1.0, "center": None}
+    assert before["levers"]["negatives"] == {
+        "weight": 1.0,
+        "center": None,
+        "told_apart": None,
+    }
     own = api.post("/jobs", json={**job, "feedback": {"levers": {}}}).get_json()
     assert Feedback.model_validate(own["spec"]["feedback"]).levers.names == []
     unchanged = api("PATCH", f"/datasets/{dataset}", json={}).get_json()
     assert unchanged["feedback"] == changed
+
+
+def test_the_recommended_levers_have_a_name(api: Any, dataset: str) -> None:
+    answer = api("PATCH", f"/datasets/{dataset}", json={"feedback": {"levers": "recommended"}})
+    levers = Feedback.model_validate(answer.get_json()["feedback"]).levers
+    assert levers == RECOMMENDED
+    assert levers.names == ["gates", "negatives", "verdict_head"]
+    wrong = api("PATCH", f"/datasets/{dataset}", json={"feedback": {"levers": "best"}})
+    assert wrong.status_code == 422
+    assert {error["field"] for error in wrong.get_json()["errors"]} == {"feedback.levers"}
 
 
 def test_a_setting_that_cannot_be_names_its_fields(api: Any, dataset: str) -> None:

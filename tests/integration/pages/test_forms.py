@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from factory import datasets, jobs, outbox, requests, tokens
 from factory.db import Database
+from factory.feedback import Feedback, Window
 from factory.local import home
 from factory.settings import Settings
 from factory.tables import Job, Outbox, Request, Sample
@@ -58,6 +59,29 @@ def test_a_job_is_submitted_as_it_stands_in_the_form(
     assert job.spec["negatives"]["center"] is False
     assert job.spec["sampling"]["stop"] == ["\n", "END"]
     assert job.spec["trace"] is True
+
+
+def test_what_verdicts_do_is_chosen_on_the_page(
+    visitor: Visitor, db: Database, dataset: str
+) -> None:
+    window = Window(rounds=3)
+    with db.transaction() as session:
+        datasets.set_feedback(datasets.get(session, dataset), Feedback(window=window))
+    for choice, shown in (
+        ("recommended", "Verdict head"),
+        ("none", "Nothing: what people reject is made as often as before."),
+        ("negatives", "negatives alone"),
+    ):
+        answer = visitor.post(f"/datasets/{dataset}/feedback", {"levers": choice})
+        assert (answer.status_code, answer.location) == (303, f"/datasets/{dataset}")
+        page = Html(visitor.get(f"/datasets/{dataset}").text)
+        assert shown in page.text
+        offered = [a["value"] for tag, a in page.tags if tag == "button" and "levers" in a.values()]
+        assert sorted([*offered, choice]) == ["negatives", "none", "recommended"]
+    with db.transaction() as session:
+        kept = Feedback.model_validate(datasets.get(session, dataset).feedback)
+    assert kept == Feedback(window=window)
+    assert visitor.post(f"/datasets/{dataset}/feedback", {"levers": "x"}).status_code == 422
 
 
 def test_pressing_twice_makes_one_job(

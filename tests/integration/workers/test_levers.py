@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 
 from factory import datasets, jobs, levers, reviews, samples
 from factory.db import Database
-from factory.feedback import Feedback, Window
+from factory.feedback import RECOMMENDED, Feedback, Window
 from factory.settings import Settings
 from factory.tables import Attempt, FittedLever, Job, Push, Review, Sample
 from workers.gpu_worker import GpuWorker
@@ -359,6 +359,59 @@ def test_the_negatives_lever_scales_and_switches(floor: Floor, gpu: GpuWorker) -
     assert provenance(floor, half[0])["levers"][0]["weight"] == 0.5
     assert not any(floor.negative_ids(sample) for sample in off)
     assert all(replay(floor, gpu, sample)["identical"] for sample in (*half, *off))
+
+
+def test_negatives_rest_where_rejected_texts_are_like_accepted_ones(
+    floor: Floor, gpu: GpuWorker
+) -> None:
+    asks = {"levers": {"negatives": {"told_apart": 0.8}}}
+    steered = {"audit": 0, "seed": 20, "negatives": {"count": 2, "sources": {"rejected": 1}}}
+
+    def made(feedback: dict[str, Any]) -> list[Sample]:
+        job = floor.submit(8, guidance={"eta": 0.5}, feedback=feedback, **steered)
+        for shard in floor.shards(job):
+            gpu.run_shard(shard.id)
+        return floor.samples(job)
+
+    first = make(floor, gpu, 60, audit=0, seed=21, feedback=NO_LEVER)
+    review(floor, first[:8], lambda sample: (sample.ordinal or 0) % 2 == 0)
+    early = made(asks)
+    assert provenance(floor, early[0])["levers"][0]["weight"] == 1.0, "too few verdicts to know"
+    assert floor.negative_ids(early[0])
+
+    review(floor, first[8:], lambda sample: (sample.seed or 0) % 2 == 0)
+    resting = made(asks)
+    use = provenance(floor, resting[0])["levers"][0]
+    assert use["weight"] == 0.0
+    assert "not told from accepted ones by what they say: AUROC" in use["note"]
+    assert tokens(floor, resting) == tokens(floor, made(NO_LEVER))
+    assert not any(floor.negative_ids(sample) for sample in resting)
+    assert all(replay(floor, gpu, sample)["identical"] for sample in (*early, *resting))
+
+
+def test_negatives_act_where_rejected_texts_are_told_apart_well_enough(
+    taught: tuple[Floor, GpuWorker],
+) -> None:
+    floor, gpu = taught
+    weights = []
+    for least in (0.5, 0.999):
+        asks = {"levers": {"negatives": {"told_apart": least}}}
+        [made] = make(floor, gpu, 1, audit=0, seed=23, feedback=asks)
+        weights.append(provenance(floor, made)["levers"][0]["weight"])
+    assert weights == [1.0, 0.0]
+
+
+def test_the_recommended_levers_act_together(taught: tuple[Floor, GpuWorker]) -> None:
+    floor, gpu = taught
+    recommended = {"levers": "recommended"}
+    job = floor.submit(12, guidance={"eta": 0.5}, audit=0.25, seed=22, feedback=recommended)
+    for shard in floor.shards(job):
+        gpu.run_shard(shard.id)
+    made = floor.samples(job)
+    uses = provenance(floor, next(s for s in made if not s.audit))["levers"]
+    assert [use["name"] for use in uses] == ["gates", "negatives", "verdict_head"]
+    assert uses[2]["weight"] == RECOMMENDED.verdict_head.weight
+    assert all(replay(floor, gpu, sample)["identical"] for sample in made[:4])
 
 
 def test_samples_from_before_levers_are_replayed(floor: Floor, gpu: GpuWorker) -> None:
