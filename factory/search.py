@@ -17,7 +17,7 @@ Measured = Callable[[Sequence[int], int], Mapping[int, float | None]]
 
 # What calibration tries: γ of either sign, η, both masks, temperature and what is avoided.
 CALIBRATION: Space = {
-    "guidance.gamma": [-0.5, -0.25, 0.0, 0.25, 0.5],
+    "guidance.gamma": [-1.0, -0.5, 0.0, 0.25, 0.5],
     "guidance.eta": [0.0, 0.25, 0.5, 1.0],
     "guidance.nucleus": [0.9, 0.95, 1.0],
     "guidance.alpha": [0.0, 0.05, 0.1],

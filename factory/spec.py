@@ -313,9 +313,9 @@ class SweepSpec(_Spec):
         default=cast(Space, dict(search.CALIBRATION)),
         description="Values to try of each field, by its dotted name",
     )
-    points: int = Field(32, ge=2, le=MAX_POINTS, description="Settings tried; a grid tries all")
+    points: int = Field(48, ge=2, le=MAX_POINTS, description="Settings tried; a grid tries all")
     count: int = Field(
-        8, ge=4, le=2000, description="Samples of each setting; halving: in its first round"
+        6, ge=4, le=2000, description="Samples of each setting; halving: in its first round"
     )
     objective: Objective = Field(
         "harmonic", description="harmonic: of coherence and diversity; yield: share of use"

@@ -122,7 +122,7 @@ def clear_defaults(name: str) -> ResponseReturnValue:
 def _blank(session: Session) -> Form:
     chosen = request.args.get("dataset") or _first(datasets.list_all(session, limit=1))
     model = request.args.get("model") or _first(models.list_all(session, limit=1))
-    start = {"points": "32", "count": "8", "objective": "harmonic", "method": "halving"}
+    start = {"points": "48", "count": "6", "objective": "harmonic", "method": "halving"}
     names = {"dataset": chosen, "model": model, "once": str(uuid.uuid4())}
     return Form({**start, **names, **{field: "" for field, _ in TRIED}})
 

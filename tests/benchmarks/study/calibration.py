@@ -24,7 +24,7 @@ from workers.metrics.points import Scorer, Tried, mark
 from workers.probe import LOW
 
 SPACE: search.Space = {
-    "gamma": (-0.5, 0.0, 0.5),
+    "gamma": (-1.0, -0.5, 0.0, 0.5),
     "eta": (0.0, 0.5),
     "nucleus": (0.9, 0.95, 1.0),
     "temperature": (0.8, 1.0, 1.3),

@@ -31,8 +31,8 @@ class Sizes:
     samples: int = 150
     reviews: int = 100
     grid: int = 64
-    points: int = 32
-    count: int = 8
+    points: int = 48
+    count: int = 6
     rounds: int = 5
 
 
