@@ -31,7 +31,7 @@ from typing import Any
 
 import peft
 import torch
-from steer_profile import bounds, shares, show
+from steer_profile import Load, bounds, shares, show
 from torch import nn
 from transformers import (
     DynamicCache,
@@ -49,6 +49,7 @@ from workers.decoding import DocumentCache, ModelPair, Request, SteerDecoder, st
 
 MAX_NEW = 32  # tokens of a row at most
 PROMPT = 12  # tokens
+GROUP = 8  # samples that share their negatives
 BOS = 1
 SIZES = {
     "1M": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "vocab": 400},
@@ -267,7 +268,7 @@ def contenders(
 ) -> dict[str, Callable[[], int]]:
     """What to time; each call decodes and returns how many tokens it made."""
     own = make_requests(3 * slots, bed.vocab, 1, center)
-    shared = make_requests(3 * slots, bed.vocab, 8, center)
+    shared = make_requests(3 * slots, bed.vocab, GROUP, center)
     off = Guidance(eta=0, nucleus=guidance.nucleus)
     return {
         "authors": lambda: authors(bed, own[:1], guidance, 1),
@@ -305,6 +306,15 @@ def report(title: str, rates: dict[str, float]) -> dict[str, Any]:
     return {"case": title, "tokens_per_second": rates, "ratios": ratios}
 
 
+def load(slots: int, center: bool) -> Load:
+    """What a step of guided decoding has to do, on average."""
+    requests = make_requests(3 * slots, 400, GROUP, center)
+    context = statistics.mean(len(r.negative_ids) for r in requests)
+    tokens = statistics.mean(map(row_length, range(13)))
+    roles = ("negative", "center") if center else ("base", "negative")
+    return Load(roles, slots, GROUP, context, PROMPT, tokens)
+
+
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="every size, kind and slot count")
@@ -337,7 +347,8 @@ def main() -> None:
                     rows.append(report(title, measure(calls, rounds)))
                     if chosen.profile:
                         parts = {n: shares(calls[n]) for n in ("plain", "shared")}
-                        limits = bounds(bed.pair, slots, rows[-1]["tokens_per_second"])
+                        rates = rows[-1]["tokens_per_second"]
+                        limits = bounds(bed.pair, load(slots, center), guidance, rates)
                         rows[-1]["profile"] = {"parts": parts, "bounds": limits}
                         show(parts, limits)
     if chosen.json:

@@ -73,8 +73,9 @@ class Role:
         """rows: how many at most; columns: tokens a row generates at most; short: a context of
         up to so many tokens is copied to each row, which is faster than reading it apart."""
         self._slots = rows
-        self._size = _few(rows, grain.rows), _multiple(columns + short, grain.columns)
+        self._columns = columns
         self._short = short
+        self._copied = 0  # tokens of the longest context that was copied to a row
         self._grain = grain
         self._rows: list[_Row] = []
         self._vacant: list[int] = []
@@ -137,6 +138,7 @@ class Role:
             copied = length if length <= self._short else 0
             index, shift = self._contexts.index(context), context.end - length
             row = _Row(slot, index, length - copied, copied, shift)
+            self._copied = max(self._copied, copied)
             place = self._vacant.pop(0) if self._vacant else len(self._rows)
             self._rows[place : place + 1] = [row]
             opened[place] = row
@@ -236,13 +238,14 @@ class Role:
         return out.reshape(n, heads, 1, size)
 
     def _buffers(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The rows' own keys and values of a layer."""
-        if layer not in self._row_layers:
-            rows, columns = self._size
-            keys, values = (
-                x.new_zeros(rows, x.shape[1], columns, x.shape[3])
-                for x in self._context_layers[layer]
-            )
+        """The rows' own keys and values of a layer. No wider than need be: a CPU reads rows that
+        lie close together faster."""
+        rows = _few(self._slots, self._grain.rows)
+        columns = _multiple(self._columns + self._copied, self._grain.columns)
+        old = self._row_layers.get(layer)
+        if old is None or old[0].shape[2] < columns:
+            like = old or self._context_layers[layer]
+            keys, values = (_room(old and old[i], like[i], rows, columns) for i in (0, 1))
             self._row_layers[layer] = keys, values
             self._moved = True
         return self._row_layers[layer]

@@ -363,7 +363,8 @@ def test_a_context_may_fill_the_model(pairs: Pairs) -> None:
 
 def test_memory_does_not_grow_with_the_number_of_samples(pairs: Pairs) -> None:
     """Counted over 10,000 samples, each group of 8 with a negative context of its own: numbers
-    held in tensors, and objects that Python tracks, after 2,000 and at the end."""
+    held in tensors, and objects that Python tracks, the most of five times around 2,000 and of
+    five towards the end. (What a single step holds differs from step to step.)"""
 
     def source() -> Iterator[Request]:
         for seed in range(10_000):
@@ -377,15 +378,16 @@ def test_memory_does_not_grow_with_the_number_of_samples(pairs: Pairs) -> None:
     numbers, objects, done = [], [], 0
     for completion in decoder.run(source()):
         done += 1
-        if done in (2_000, 9_900):
+        if done in (1_900, 1_950, 2_000, 2_050, 2_100, 9_700, 9_750, 9_800, 9_850, 9_900):
             del completion
             gc.collect()
             held = gc.get_objects()
             numbers.append(sum(x.numel() for x in held if type(x) is torch.Tensor))
             objects.append(len(held))
+            del held
     assert done == 10_000
-    assert numbers[1] <= numbers[0] * 1.02
-    assert objects[1] <= objects[0] * 1.02
+    assert max(numbers[5:]) <= max(numbers[:5]) * 1.02, numbers
+    assert max(objects[5:]) <= max(objects[:5]) * 1.02, objects
 
 
 def test_settings_out_of_range(pairs: Pairs) -> None:
