@@ -136,7 +136,7 @@ class Levers(_Part):
 # What did best in `make study`: negatives there at η = 1, twice the default of a job.
 RECOMMENDED = Levers(
     gates=Gates(),
-    negatives=NegativePrompt(weight=2.0, center=False, told_apart=0.8),
+    negatives=NegativePrompt(weight=2.0, center=False, told_apart=0.9),
     verdict_head=Head(),
 )
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import torch
 
 from factory.guidance import Guidance, Sampling
-from workers.decoding.kv import Grain
-from workers.decoding.lane import (
+from workers.models.pair import ModelPair
+from workers.streams.kv import Grain
+from workers.streams.lane import (
     PREFILL_TOKENS,
     PREFILL_TOKENS_ELSEWHERE,
     RECORDED,
     SHORT_CONTEXT,
     RoleName,
 )
-from workers.models.pair import ModelPair
 
 MARGIN = 0.1  # of free memory is left alone: fragments, libraries' workspaces, recorded steps
 MOST = {"cpu": 64}  # slots; more make no CPU faster

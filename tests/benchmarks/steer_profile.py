@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from factory.guidance import Guidance
-from workers.decoding import ModelPair, RoleName, choosing, decoder, kv, lane, steer_scores
+from workers.decoding import ModelPair, RoleName, choosing, decoder, steer_scores
 from workers.models import attention, lora
+from workers.streams import kv, lane
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("linear layers", nn.Linear, "forward"),

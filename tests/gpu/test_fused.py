@@ -10,8 +10,9 @@ from torch import Tensor
 from factory.guidance import Guidance, Sampling
 from tests.unit.decoding.test_decoder import mixed_requests
 from workers.decoding import Request, SteerDecoder, choosing, fused
-from workers.decoding.guidance import MASKED, Steered, steer
+from workers.decoding.guidance import Steered, steer
 from workers.decoding.sampling import Noise, draw, noise_keys
+from workers.streams import MASKED
 
 GUIDANCES = [
     Guidance(gamma=0.2, eta=0.5),

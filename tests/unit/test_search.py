@@ -116,10 +116,10 @@ def sweep(**fields: object) -> SweepSpec:
 
 def test_a_sweep_is_a_calibration_unless_said_otherwise() -> None:
     spec = sweep(seed=1)
-    assert (spec.method, spec.points, len(spec.choices())) == ("halving", 16, 16)
+    assert (spec.method, spec.points, len(spec.choices())) == ("halving", 48, 48)
     assert any(choice.get("guidance.gamma", 0) < 0 for choice in spec.choices())
     assert spec.choices()[0] == {"guidance.gamma": 0.0, "guidance.eta": 0.0}
-    assert [rung.points for rung in spec.rungs()] == [16, 8, 4, 2]
+    assert [rung.points for rung in spec.rungs()] == [48, 24, 12, 6, 3, 2]
     again = sweep(**spec.model_dump(mode="json"))
     assert again == spec
     assert again.choices() == spec.choices()

@@ -1,11 +1,10 @@
 """STEER decoding: torch only. Knows token ids, not text, jobs or tables."""
 
 from workers.models.pair import ModelPair
+from workers.streams import MASKED, DocumentCache, RoleName
 
 from .decoder import SteerDecoder
-from .documents import DocumentCache
-from .guidance import MASKED, Steered, steer_scores
-from .lane import RoleName
+from .guidance import Steered, steer_scores
 from .records import Completion, Request, Step, Trace
 
 __all__ = [

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from factory.guidance import Guidance, Sampling
 from workers.models.pair import ModelPair
+from workers.streams import ROLES, RoleName
 
 from .guidance import Steered, steer
-from .lane import ROLES, RoleName
 from .records import Request, Trace
 from .sampling import Noise, draw, noise_keys
 from .traces import Traces

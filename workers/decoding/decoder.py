@@ -17,14 +17,12 @@ import torch
 from factory.errors import NumericalError, PromptError
 from factory.guidance import Guidance, Sampling
 from workers.models.pair import ModelPair
+from workers.streams import ROLES, Context, DocumentCache, RoleName, Streams, apart
 
 from .choosing import Chooser, Sample, Term
-from .documents import Context, DocumentCache, apart
 from .guidance import Steered
-from .lane import ROLES, RoleName
 from .prompts import check_context, check_other
 from .records import Completion, FinishReason, Request, Step
-from .streams import Streams
 
 StopRule = Callable[[Sequence[int]], bool]
 

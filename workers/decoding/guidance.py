@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from factory.guidance import Guidance, Rule
+from workers.streams import MASKED
 
-MASKED = torch.finfo(torch.float32).min
 FLOOR = MASKED / 64  # of log-probabilities: weights up to 10 cannot turn it into infinity
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers import TypicalLogitsWarper
 
 from factory.guidance import Sampling
+from workers.streams import MASKED
 
-from .guidance import MASKED, first, nucleus
+from .guidance import first, nucleus
 
 
 def draw(scores: Tensor, sampling: Sampling, noise: Tensor | None) -> Tensor:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from factory.guidance import Sampling
 from workers.models.pair import ModelPair
+from workers.streams import MASKED, ROLES, RoleName
 
-from .guidance import MASKED, Steered
-from .lane import ROLES, RoleName
+from .guidance import Steered
 from .records import Floats, Trace
 from .sampling import draw
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from workers.decoding.guidance import MASKED, Steered
+from workers.decoding import MASKED, Steered
 from workers.models.attention import Prefill
 from workers.models.inside import input_device, output_embeddings, watching_head
 from workers.models.pair import ModelPair

@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from workers.decoding.guidance import MASKED, log_probs
+from workers.decoding.guidance import log_probs
 from workers.decoding.prompts import check_context
 from workers.models.attention import Prefill
 from workers.models.inside import input_device
 from workers.models.pair import ModelPair
+from workers.streams import MASKED
 
 ELEMENTS = 1 << 26  # logits of one forward, at most: rows · positions · vocabulary
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import ModelPair, choosing
-from workers.decoding.guidance import MASKED, steer
+from workers.decoding.guidance import steer
 from workers.decoding.sampling import Noise, draw
+from workers.streams import MASKED
 
 from .test_decoder import mixed_requests
 from .test_graphs import decode

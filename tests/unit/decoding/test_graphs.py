@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import Gemma3TextConfig, LlamaConfig, MixtralConfig, PreTrainedConfig
 
 from factory.guidance import Guidance, Sampling
-from workers.decoding import Completion, ModelPair, Request, SteerDecoder, kv, lane
+from workers.decoding import Completion, ModelPair, Request, SteerDecoder
 from workers.models.graphs import KEPT, Replay, Step, Steps, recordable
+from workers.streams import kv, lane
 
 from .test_decoder import mixed_requests
 

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import ModelPair, Request, SteerDecoder, Trace
-from workers.decoding.guidance import MASKED, log_probs, plausible
+from workers.decoding.guidance import log_probs, plausible
 from workers.levers.verdict import (
     HeadTerm,
     VerdictHead,
@@ -21,6 +21,7 @@ from workers.levers.verdict import (
     divergence,
     read_hidden,
 )
+from workers.streams import MASKED
 
 from .conftest import VOCAB
 from .reference import Reference, plain_model

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import ModelPair, Request, SteerDecoder
-from workers.decoding.kv import Grain
 from workers.memory import MemoryPlan, most_slots, plan
+from workers.streams.kv import Grain
 
 Pairs = Callable[[str, str], ModelPair]
 lengths = st.integers(1, 2000)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from factory.errors import PromptError
 from factory.guidance import Guidance, Rule, Sampling
 from workers.decoding import ModelPair, Request, SteerDecoder
-from workers.decoding.documents import Context
-from workers.decoding.likeness import Likeness
+from workers.streams.documents import Context
+from workers.streams.likeness import Likeness
 
 from .test_decoder import assert_same, load_reference, tokens
 

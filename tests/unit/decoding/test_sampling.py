@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from factory.guidance import Sampling
-from workers.decoding.guidance import MASKED
 from workers.decoding.sampling import Noise, draw, noise_keys
+from workers.streams import MASKED
 
 from . import reference
 

@@ -14,10 +14,10 @@ from workers.models.inside import input_device, watching_head
 from workers.models.lora import ExpertRows
 
 from .documents import Context, DocumentCache, Ids, Layers, Tails
-from .guidance import MASKED
 from .kv import Grain, Plan, Role, Shape
 
 T = TypeVar("T")
+MASKED = torch.finfo(torch.float32).min  # of what is never drawn; −inf would turn into NaN
 RoleName = Literal["expert", "negative", "center", "base"]
 ROLES: tuple[RoleName, ...] = ("expert", "base", "negative", "center")
 PREFILL_TOKENS = {"cpu": 1024}  # of one prefill forward; more falls out of a CPU's cache
