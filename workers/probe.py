@@ -17,13 +17,13 @@ from factory.spec import ProbeSpec
 from factory.tables import Dataset, Job
 from workers.layout import Layout
 from workers.leases import Hold
+from workers.metrics.fit import floor
 from workers.metrics.likelihood import Scored, text_log_probs
 from workers.metrics.measure import Array, bootstrap, measured, unknown
 from workers.pairs import LoadedPair
 from workers.training.neighbours import by_words
 
 NEAREST = 3  # samples in a context, as many as a generate job's negatives
-LOW = 5  # percentile of the real samples' log-probabilities that is the floor
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,14 @@ class ProbeRun:
         near = by_words(everything, NEAREST) if len(texts) > NEAREST else None
         base = self._means(layout, texts, [()] * len(texts), model="base")
         itself = self._means(layout, texts, [(text,) for text in everything])
+        gap = self._gap(texts, alone - base)
         result = {
             "real": len(texts),
-            "floor": float(np.percentile(alone, LOW)),
+            "floor": floor(alone, [text.seen is True for text in texts], gap["value"] or 0.0),
             "expert_loss": self._mean("expert_loss", -alone),
             "base_loss": self._mean("base_loss", -base),
             "gain": self._mean("gain", alone - base),
-            "gap": self._gap(texts, alone - base),
+            "gap": gap,
             "uplift_self": self._mean("uplift_self", itself - alone),
         }
         if near is not None:

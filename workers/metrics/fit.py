@@ -1,11 +1,13 @@
 """What a pair's measures say of its expert, in words: underfit, well fit or memorising, and
 whether η can mean anything for it. Losses are in nats a token."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from workers.metrics.measure import Measure
+import numpy as np
+
+from workers.metrics.measure import Array, Measure
 
 Verdict = Literal["underfit", "well fit", "memorising", "not known"]
 
@@ -13,6 +15,7 @@ COPIES = 0.05  # verbatim copies among unguided samples: beyond chance where tex
 GAP = 0.05  # nats a token gained on texts it saw and not on others
 GAIN = 0.005  # of the base's loss; less is hardly a fine-tune
 PLAUSIBLE = 0.7  # of its unguided samples; a good model's own are as plausible as real ones
+LOW = 5  # percentile of real texts' log-probabilities: what a plausible text reaches
 UPLIFT_SELF = 0.1  # of its loss; a model that reads its context foretells what stands there
 
 
@@ -23,6 +26,16 @@ class Fit:
     verdict: Verdict
     because: tuple[str, ...]
     context: str
+
+
+def floor(log_probs: Array, seen: Sequence[bool], gap: float) -> float:
+    """The mean log-probability a token that 95 % of real texts reach: nats, under the expert.
+
+    It is for new texts, so those that the expert was trained on count as if it had not been: less
+    by the gap, the nats a token that it gained on such texts and not on others. A memorising
+    expert finds whatever is new implausible otherwise. log_probs, seen: of the same texts.
+    """
+    return float(np.percentile(log_probs - max(gap, 0.0) * np.array(seen, dtype=float), LOW))
 
 
 def diagnose(

@@ -7,7 +7,7 @@ experts and other noise, and are compared by the parser.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from tests.benchmarks.study.part import Cell, Part, Row
 from tests.benchmarks.study.rules import steer
 from tests.benchmarks.study.study import TUNING_SEED, Study, setting_key
 from tests.benchmarks.testbed import TASKS, Grammar
+from workers.metrics.fit import floor
 from workers.metrics.likelihood import Scored, text_log_probs
+from workers.metrics.measure import Array
 from workers.metrics.points import Scorer, Tried, mark
-from workers.probe import LOW
 
 SPACE: search.Space = {
     "gamma": (-1.0, -0.5, 0.0, 0.5),
@@ -31,6 +32,7 @@ SPACE: search.Space = {
 }
 PLAIN: Choice = {"gamma": 0.0, "eta": 0.0, "nucleus": 0.95, "temperature": 1.0}
 AIM = 0.95  # of the grid's yield
+HELD_OUT, HELD_OUT_SEED = 30, 991  # real samples that no expert was trained on
 GRID_NOISE, NOISE, LAST_NOISE = 5_000, 6_000, 7_000
 
 Weighed = Sequence[tuple[str, float]]
@@ -39,7 +41,7 @@ Weighed = Sequence[tuple[str, float]]
 def calibrate(study: Study, cell: Cell) -> list[Row]:
     """One row: what the grid and calibration chose, and what both are worth."""
     task, regime = TASKS[cell[0]], cell[1]
-    key = study.key(task, regime, TUNING_SEED) | {"calibrate": SPACE}
+    key = study.key(task, regime, TUNING_SEED) | {"calibrate": SPACE, "held_out": HELD_OUT}
     key |= {name: getattr(study.sizes, name) for name in ("grid", "points", "count")}
     chosen = study.store.get(key, partial(_chosen, study, task, regime))
     found = {name: _worth(study, task, regime, chosen[name]) for name in ("grid", "calibrated")}
@@ -99,11 +101,19 @@ def _chosen(study: Study, task: Grammar, regime: str) -> dict[str, Any]:
 
 
 def _floor(bed: Bed) -> float:
-    """What 95 % of the real samples reach under the expert, nats a token: as a probe does it."""
-    layout = bed.layout
-    scored = [Scored(layout.prompt_ids(), layout.text_ids(text)) for text in bed.real]
-    found = text_log_probs(bed.pair, "expert", scored)
-    return float(np.percentile([float(each.mean()) for each in found], LOW))
+    """What 95 % of real samples reach under the expert, nats a token, as a probe finds it."""
+    texts = [*bed.real, *bed.task.real_samples(HELD_OUT, seed=HELD_OUT_SEED)]
+    expert, base = _means(bed, "expert", texts), _means(bed, "base", texts)
+    seen = np.arange(len(texts)) < len(bed.real)
+    gains = expert - base
+    return floor(expert, list(seen), float(gains[seen].mean() - gains[~seen].mean()))
+
+
+def _means(bed: Bed, model: Literal["expert", "base"], texts: Sequence[str]) -> Array:
+    """(N,) each text's mean log-probability a token."""
+    prompt = bed.layout.prompt_ids()
+    scored = [Scored(prompt, bed.layout.text_ids(text)) for text in texts]
+    return np.array([float(each.mean()) for each in text_log_probs(bed.pair, model, scored)])
 
 
 def _worth(study: Study, task: Grammar, regime: str, choice: Choice) -> Estimate:
