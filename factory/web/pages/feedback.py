@@ -17,15 +17,15 @@ from factory.web.state import current
 
 CHOICES: Mapping[str, tuple[Levers, str, str]] = {  # name → (levers, what is set, what to press)
     "recommended": (RECOMMENDED, "recommended", "Use what is recommended"),
-    "negatives": (Feedback().levers, "negatives alone", "Negatives alone"),
-    "none": (Levers(), "nothing", "Nothing"),
+    "negatives": (Feedback().levers, "negatives alone", "Use negatives alone"),
+    "none": (Levers(), "nothing", "Let them do nothing"),
 }
 OWN = "set by hand"
 TITLES: Mapping[LeverName, tuple[str, str]] = {
-    "gates": ("Gates", "filter out near-copies and what breaks a rule"),
-    "negatives": ("Negatives", "put rejected samples before the text, as what to avoid"),
-    "verdict_head": ("Verdict head", "weighs every token by what it has learned from verdicts"),
-    "filter": ("Filter", "filters out texts that rank like rejected ones"),
+    "gates": ("Gates", "Near-copies, and what breaks a rule, are filtered out."),
+    "negatives": ("Negatives", "Rejected samples stand before the text, as what to avoid."),
+    "verdict_head": ("Verdict head", "Every token is weighed by what was learned from verdicts."),
+    "filter": ("Filter", "Texts that rank like rejected ones are filtered out."),
 }
 
 
