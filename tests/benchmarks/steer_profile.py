@@ -29,6 +29,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
 )
 INSIDE_PREFILL = ("linear layers", "forward: norms, activations, transformers' Python")
 SHOWN = 0.005
+SHORT = ("expert", "base")  # streams whose context is the prompt, copied into each row
 
 
 def shares(call: Callable[[], int]) -> dict[str, float]:
@@ -80,51 +81,39 @@ def bounds(
 ) -> dict[str, float]:
     """What the other streams cost at least, beside what our own unguided step takes.
 
-    forward   of three times the rows, without attention, over that of the rows themselves
-    kernels   attention of the added rows, in bare kernels on as many keys as there are, no
-              padding, no copies; steering; the prefill of contexts, each once for its group
+    forward   of all rows, over that of the expert's alone, without any attention
+    kernels   what is added by bare kernels in their places: attention to as many keys as there
+              are, no padding, no copies; scores of all streams; contexts, each run once a group
     free      ratio of tokens a second with the forward's part alone: no engine passes it
     at best   with both: no engine on these kernels passes it
     lazy      time of a step with the others' rows run in chunks of four tokens, over one with
               them in every step; 1 or more: no gain
     """
-    one, two, three = (forward_seconds(pair, n * load.slots, 1) for n in (1, 2, 3))
-    chunk = forward_seconds(pair, 2 * load.slots, 4)
+    slots, base = load.slots, load.slots * ("base" in load.roles)
+    one, two = (forward_seconds(pair, n * slots, 1) for n in (1, 2))
+    three = forward_seconds(pair, 3 * slots, 1, base=base)
+    chunk = forward_seconds(pair, 2 * slots, 4, base=base)
     together = three if pair.kind == "lora" else one + two
-    kernels = attention_seconds(pair, load) + steering_seconds(pair, load, guidance)
-    kernels += prefill_seconds(pair, load)
+    attending = [
+        forward_seconds(pair, slots, 1, _Bare(pair, load, 1)) - one,
+        forward_seconds(pair, 3 * slots, 1, _Bare(pair, load, 3), base=base) - three,
+    ]
+    attention = attending[1] - attending[0]
+    others = steering_seconds(pair, load, guidance) + prefill_seconds(pair, load)
     step, hf = load.slots / rates["plain"], rates["plain"] / rates["hf-plain"]
-    free, best = step / (step + together - one), step / (step + together - one + kernels)
+    free = step / (step + together - one)
+    best = step / (step + together - one + attention + others)
     return {
         "forward, ms": one * 1e3,
         "forward of three times the rows, ms": together * 1e3,
-        "kernels, ms": kernels * 1e3,
+        "added attention, ms": attention * 1e3,
+        "added scores and contexts, ms": others * 1e3,
         "free: guided/plain": free,
         "free: guided/hf-plain": free * hf,
         "at best: guided/plain": best,
         "at best: guided/hf-plain": best * hf,
         "lazy": (one + chunk / 4) / together,
     }
-
-
-@torch.inference_mode()
-def attention_seconds(pair: ModelPair, load: Load) -> float:
-    """Attention of the added rows in one step: products, softmax, products, on keys and values
-    that every layer and stream has of its own, as in a step no cache holds them all."""
-    config = pair.expert.config
-    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    groups, own = load.slots // load.group, load.tokens / 2  # tokens of its own behind a row
-    shapes: list[tuple[int, int, int]] = []  # batch, queries, keys
-    for role in load.roles:
-        columns = round(own + (load.prompt if role == "base" else 0))
-        shapes.append((load.slots, 1, columns))
-        if role != "base":
-            shapes.append((groups, load.group, round(load.context)))
-    parts = [
-        tuple(torch.randn(batch, heads, n, size) for n in (queries, keys, keys))
-        for batch, queries, keys in shapes * config.num_hidden_layers
-    ]
-    return least(lambda: [(q @ k.mT).softmax(-1) @ v for q, k, v in parts])
 
 
 @torch.inference_mode()
@@ -178,16 +167,63 @@ class _Nothing:
         return query
 
 
+class _Bare:
+    """Attention in bare kernels, to keys and values that every layer and stream has of its own."""
+
+    def __init__(self, pair: ModelPair, load: Load, streams: int) -> None:
+        config = pair.expert.config
+        heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        own, groups = load.tokens / 2, load.slots // load.group  # tokens of its own behind a row
+        self._load = load
+        self._roles = ("expert", *load.roles)[:streams]
+        self._keys = {
+            (layer, role): (
+                torch.randn(
+                    load.slots, heads, round(own + load.prompt * (role in SHORT)), size
+                ),
+                torch.randn(groups, heads, round(load.context), size),
+            )
+            for layer in range(config.num_hidden_layers)
+            for role in self._roles
+        }  # fmt: skip
+        self._values = {
+            place: tuple(torch.randn_like(keys) for keys in both)
+            for place, both in self._keys.items()
+        }
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: attention.Scoring
+    ) -> Tensor:
+        done = []
+        for role, rows in zip(self._roles, query.split(self._load.slots), strict=True):
+            keys, values = self._keys[layer, role], self._values[layer, role]
+            found = (rows @ keys[0].mT).softmax(-1) @ values[0]
+            if role not in SHORT:
+                groups = rows.view(-1, rows.shape[1], self._load.group, rows.shape[3])
+                near = (groups @ keys[1].mT).softmax(-1) @ values[1]
+                found = found + near.view_as(found)
+            done.append(found)
+        return torch.cat(done)
+
+
 @torch.inference_mode()
-def forward_seconds(pair: ModelPair, rows: int, tokens: int) -> float:
-    """Least processor time of a forward of the expert, of 20."""
-    pair.rows.count = pair.rows.total = rows
+def forward_seconds(
+    pair: ModelPair,
+    rows: int,
+    tokens: int,
+    attender: attention.Attender | None = None,
+    *,
+    base: int = 0,
+) -> float:
+    """Least processor time of a forward, of 20; without an attender, no attention. base: rows of
+    a LoRA pair's base among them."""
+    pair.rows.count, pair.rows.total = rows - base, rows
     ids = torch.ones(rows, tokens, dtype=torch.long)
     return least(
         lambda: pair.expert(
             input_ids=ids,
             position_ids=torch.arange(tokens).expand(rows, tokens),
-            attender=_Nothing(),
+            attender=attender or _Nothing(),
             use_cache=False,
         )
     )
