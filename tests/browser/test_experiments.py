@@ -25,7 +25,7 @@ def test_a_sweep_is_asked_for_watched_and_used(
     page.get_by_label("How", exact=True).select_option("grid")
     page.get_by_role("button", name="Calibrate").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Settings for hypotheses with demo")
-    expect(page.locator("#live")).to_contain_text("0 of 200 samples")
+    expect(page.locator("#live")).to_contain_text("0 of 60 samples")
     with site.db.transaction() as session:
         [job] = jobs.list_page(session, kind="sweep", limit=1)
         seed_sweep.ended(session, job)
@@ -56,6 +56,7 @@ def test_a_sweep_is_cancelled_without_scripts(
 ) -> None:
     page = unscripted.page
     page.goto("/experiments")
+    page.get_by_label("Dataset", exact=True).select_option("hypotheses")
     page.get_by_role("button", name="Calibrate").click()
     expect(page.locator("noscript meta[http-equiv=refresh]")).to_have_count(1)
     page.get_by_role("button", name="Cancel").click()

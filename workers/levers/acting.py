@@ -20,7 +20,7 @@ from factory.feedback import Feedback, Filter, Gates, Head, NegativePrompt, Wind
 from factory.levers import Fit, Verdict
 from factory.settings import Settings
 from factory.spec import GenerateSpec
-from factory.tables import FittedLever
+from factory.tables import EMBEDDING_DIMENSIONS, FittedLever
 from workers.embedding import Embedder
 from workers.layout import Layout
 from workers.levers import filter as filters
@@ -273,7 +273,7 @@ class _Run:
         missing = [v.text for v in self._verdicts if v.embedding is None]
         made = iter(self.bench.embed(missing) if missing else [])
         rows = [next(made) if v.embedding is None else v.embedding for v in self._verdicts]
-        return np.array(rows, dtype=np.float32).reshape(len(rows), -1)
+        return np.array(rows, dtype=np.float32).reshape(len(rows), EMBEDDING_DIMENSIONS)
 
     def _fitted(self, name: str, settings: dict[str, Any], fit: Callable[[], Fit]) -> FittedLever:
         """The fit to use: the last one, or a new one where the evidence asks for it."""

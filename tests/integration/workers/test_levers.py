@@ -191,6 +191,14 @@ def test_verdicts_without_sense_move_nothing(floor: Floor, gpu: GpuWorker) -> No
     assert "no better than one fitted on shuffled verdicts" in use["note"]
 
 
+def test_without_any_verdict_the_recommended_levers_wait(floor: Floor, gpu: GpuWorker) -> None:
+    for levers_ in ("recommended", {"filter": {}}):
+        made = make(floor, gpu, 4, audit=0, seed=5, feedback={"levers": levers_})
+        use = provenance(floor, made[0])["levers"][-1]
+        assert use["weight"] == 0.0
+        assert use["note"].endswith("the window holds 0 and 0")
+
+
 def test_too_few_verdicts_are_said(floor: Floor, gpu: GpuWorker) -> None:
     made = make(floor, gpu, 4, audit=0, seed=5, feedback={"levers": {"verdict_head": HEAD}})
     use = provenance(floor, made[0])["levers"][0]
