@@ -63,3 +63,10 @@ def test_the_readme_has_commands() -> None:
 def test_block(shell: Shell, language: str, body: str) -> None:
     done = shell.run(language, body)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_no_job_of_these_came_to_grief(shell: Shell, running_factory: RunningFactory) -> None:
+    with running_factory.client() as client:
+        ends = [[*client.watch(job["id"])][-1] for job in client.jobs(dataset="ideas")]
+    assert len(ends) >= 4
+    assert {job["state"] for job in ends} <= {"succeeded", "cancelled"}, ends
