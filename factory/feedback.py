@@ -86,6 +86,10 @@ class NegativePrompt(_Part):
         "from accepted ones with this AUROC, or verdicts are too few to know; default: always",
     )
 
+    def rests(self, auroc: float | None) -> bool:
+        """Whether it does not act: the AUROC is known (not None) and lower than is asked for."""
+        return None not in (auroc, self.told_apart) and auroc < self.told_apart  # type: ignore[operator]
+
 
 class Head(_Part):
     """A classifier of the expert's own hidden states, fitted on verdicts, added to the scores."""

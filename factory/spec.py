@@ -294,6 +294,7 @@ Space.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defi
 SWEEP_FIELDS = tuple(Space.__annotations__)
 Objective = Literal["harmonic", "yield"]
 Method = Literal["halving", "random", "grid"]
+POINTS, COUNT = 48, 6  # of a calibration: settings, and samples of each in its first round
 UNSTEERED: search.Choice = {"guidance.gamma": 0.0, "guidance.eta": 0.0}
 
 
@@ -313,9 +314,9 @@ class SweepSpec(_Spec):
         default=cast(Space, dict(search.CALIBRATION)),
         description="Values to try of each field, by its dotted name",
     )
-    points: int = Field(48, ge=2, le=MAX_POINTS, description="Settings tried; a grid tries all")
+    points: int = Field(POINTS, ge=2, le=MAX_POINTS, description="Settings tried; a grid tries all")
     count: int = Field(
-        6, ge=4, le=2000, description="Samples of each setting; halving: in its first round"
+        COUNT, ge=4, le=2000, description="Samples of each setting; halving: in its first round"
     )
     objective: Objective = Field(
         "harmonic", description="harmonic: of coherence and diversity; yield: share of use"

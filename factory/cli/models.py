@@ -9,7 +9,7 @@ from factory.cli.connect import connected
 from factory.cli.output import answer, details, table
 from factory.cli.specs import checked
 from factory.cli.watch import follow
-from factory.spec import Objective
+from factory.spec import COUNT, POINTS, Objective
 
 
 @click.group("model", cls=Group)
@@ -81,8 +81,8 @@ def train(name: str, watched: bool, **given: Any) -> int:
 )
 @click.argument("name")
 @click.option("--dataset", required=True, help="Its real samples say what is plausible.")
-@click.option("--points", type=int, help="Settings to try; default 48.")
-@click.option("--count", type=int, help="Samples of each in the first round; default 6.")
+@click.option("--points", type=int, help=f"Settings to try; default {POINTS}.")
+@click.option("--count", type=int, help=f"Samples of each in the first round; default {COUNT}.")
 @click.option("--objective", type=click.Choice(get_args(Objective)), help="What is best.")
 @click.option("--seed", type=int)
 @click.option("--use", is_flag=True, help="Make the best settings the dataset's defaults.")

@@ -98,15 +98,15 @@ def bounds(
         forward_seconds(pair, slots, 1, _Bare(pair, load, 1)) - one,
         forward_seconds(pair, 3 * slots, 1, _Bare(pair, load, 3), base=base) - three,
     ]
-    attention = attending[1] - attending[0]
+    added = attending[1] - attending[0]
     others = steering_seconds(pair, load, guidance) + prefill_seconds(pair, load)
     step, hf = load.slots / rates["plain"], rates["plain"] / rates["hf-plain"]
     free = step / (step + together - one)
-    best = step / (step + together - one + attention + others)
+    best = step / (step + together - one + added + others)
     return {
         "forward, ms": one * 1e3,
         "forward of three times the rows, ms": together * 1e3,
-        "added attention, ms": attention * 1e3,
+        "added attention, ms": added * 1e3,
         "added scores and contexts, ms": others * 1e3,
         "free: guided/plain": free,
         "free: guided/hf-plain": free * hf,

@@ -171,7 +171,7 @@ class _Run:
             return None
         center = self.spec.negatives.center if lever.center is None else lever.center
         said = {"center": center, "window": self.feedback.window.model_dump()}
-        note = None if lever.told_apart is None else self._alike(lever.told_apart)
+        note = None if lever.told_apart is None else self._alike(lever)
         return {
             "name": "negatives",
             "digest": digest(said),
@@ -180,15 +180,15 @@ class _Run:
             "note": note,
         }
 
-    def _alike(self, least: float) -> str | None:
+    def _alike(self, lever: NegativePrompt) -> str | None:
         """Why rejected texts cannot be told from accepted ones; None: they can, or too few
         verdicts are in to know."""
-        found = self._ranking().result or {}
-        if found.get("auroc", 1.0) >= least:
+        auroc = (self._ranking().result or {}).get("auroc")
+        if not lever.rests(auroc):
             return None
         return (
             f"rejected texts are not told from accepted ones by what they say: AUROC "
-            f"{found['auroc']:.2f} on held-out texts, {least:.2f} needed"
+            f"{auroc:.2f} on held-out texts, {lever.told_apart:.2f} needed"
         )
 
     def _gates(self, lever: Gates | None) -> tuple[Use | None, Gatekeeper | None]:

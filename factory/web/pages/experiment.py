@@ -31,7 +31,8 @@ TRIED = (  # fields of the form that name values to try, with their words
     ("sampling.temperature", "Temperature"),
     ("preset", "Presets"),
 )
-FIELDS = ("dataset", "model", "points", "count", "objective", "method", "once")
+GIVEN = ("points", "count", "objective", "method")  # a new form begins with their defaults
+FIELDS = ("dataset", "model", *GIVEN, "once")
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def clear_defaults(name: str) -> ResponseReturnValue:
 def _blank(session: Session) -> Form:
     chosen = request.args.get("dataset") or _first(datasets.list_all(session, limit=1))
     model = request.args.get("model") or _first(models.list_all(session, limit=1))
-    start = {"points": "48", "count": "6", "objective": "harmonic", "method": "halving"}
+    start = {name: str(SweepSpec.model_fields[name].default) for name in GIVEN}
     names = {"dataset": chosen, "model": model, "once": str(uuid.uuid4())}
     return Form({**start, **names, **{field: "" for field, _ in TRIED}})
 

@@ -93,6 +93,6 @@ def _line(used: Levers, name: LeverName, fits: Mapping[str, FittedLever]) -> Lin
     said += "" if auroc is None else f"; AUROC {auroc:.2f} on held-out texts"
     if least is None:
         return Line(*TITLES[name], said, None if fit.digest else fit.note)
-    unlike = auroc is None or auroc >= least
     why = f"{least:.2f} is asked, so that only words that tell texts apart are steered away from"
-    return Line(*TITLES[name], said, None if unlike else why)
+    rests = used.negatives is not None and used.negatives.rests(auroc)
+    return Line(*TITLES[name], said, why if rests else None)

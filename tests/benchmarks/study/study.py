@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from factory.spec import COUNT, POINTS
 from tests.benchmarks.study.beds import REGIMES, Bed, Models, Setting
 from tests.benchmarks.study.store import Store
 from tests.benchmarks.testbed import TASKS, Grammar
@@ -31,8 +32,8 @@ class Sizes:
     samples: int = 150
     reviews: int = 100
     grid: int = 64
-    points: int = 48
-    count: int = 6
+    points: int = POINTS
+    count: int = COUNT
     rounds: int = 5
 
 
