@@ -27,6 +27,7 @@ class Grain:
     rows: int = 1  # and contexts: powers of two up to this, then its multiples
     columns: int = 1  # of rows: multiples
     width: int = 1  # of contexts: multiples
+    fused: bool = False  # a kernel reads what each row sees: of a shape only the rows count
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Role:
         for layer, pair in layers.items():
             old = self._context_layers.get(layer)
             places, width = (
-                _few(place + 1, self._grain.rows),
+                few(place + 1, self._grain.rows),
                 _multiple(len(context), self._grain.width),
             )
             grown = [
@@ -190,12 +191,13 @@ class Role:
         """
         self._settle()
         rows, grain, lengths = self._rows, self._grain, [len(context) for context in self._contexts]
-        count = _few(len(rows), grain.rows)
+        count = few(len(rows), grain.rows)
         spare = count - len(rows)
-        apart = any(row.shared for row in rows)
-        contexts = _few(len(lengths), grain.rows) if apart else 1
+        apart = any(row.shared for row in rows) and not grain.fused
+        contexts = few(len(lengths), grain.rows) if apart else 1
         width = _multiple(max(lengths), grain.width) if apart else 0
-        columns = _multiple(max(row.own for row in rows) + 1, grain.columns)
+        longest = max(row.own for row in rows) + 1
+        columns = 0 if grain.fused else _multiple(longest, grain.columns)
         gather, place, each = _grouping([row.context for row in rows], count, contexts, grain)
         integers = [
             *[tokens[row.slot] for row in rows] + [0] * spare,
@@ -209,6 +211,20 @@ class Role:
         for row in rows:
             row.own += 1
         return Shape(count, contexts, each, width, columns), integers
+
+    def sharing(self) -> list[tuple[int, int, list[int]]]:
+        """Contexts that are read apart: their place, how many tokens, and the rows that do."""
+        rows: dict[int, list[int]] = {}
+        for place, row in enumerate(self._rows):
+            if row.shared:
+                rows.setdefault(row.context, []).append(place)
+        return [(at, len(self._contexts[at]), places) for at, places in rows.items()]
+
+    def buffers(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """Keys and values of a layer's contexts and of its rows; None before there are any."""
+        if layer not in self._context_layers:
+            return None
+        return *self._context_layers[layer], *self._buffers(layer)
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring
@@ -240,7 +256,7 @@ class Role:
     def _buffers(self, layer: int) -> tuple[Tensor, Tensor]:
         """The rows' own keys and values of a layer. No wider than need be: a CPU reads rows that
         lie close together faster."""
-        rows = _few(self._slots, self._grain.rows)
+        rows = few(self._slots, self._grain.rows)
         columns = _multiple(self._columns + self._copied, self._grain.columns)
         old = self._row_layers.get(layer)
         if old is None or old[0].shape[2] < columns:
@@ -266,7 +282,7 @@ class Plan:
         self.shape = shape
         self._integers = integers
         parts = torch.split(integers, shape.parts)
-        self.tokens, self.slots, self._own, self._shared, self._shift = parts[:5]
+        self.tokens, self.slots, self.own, self.shared, self._shift = parts[:5]
         self._order = parts[5:]  # (row of every place, place of every row), or empty
         self._places: dict[tuple[int, ...], Tensor] = {}
         self._masks: dict[int | None, Tensor] = {}
@@ -283,15 +299,15 @@ class Plan:
     @property
     def positions(self) -> Tensor:
         """(rows,) where each row's token stands."""
-        return self._shared + self._own + self._shift
+        return self.shared + self.own + self._shift
 
     def places(self, buffer: Tensor) -> Tensor:
         """(rows · heads,) where the new token goes in a buffer seen as (…, head size)."""
         _, heads, columns, _ = buffer.shape
         if (heads, columns) not in self._places:
-            row = torch.arange(self.shape.rows, device=self._own.device)[:, None]
-            head = torch.arange(heads, device=self._own.device)
-            place = (row * heads + head) * columns + self._own[:, None]
+            row = torch.arange(self.shape.rows, device=self.own.device)[:, None]
+            head = torch.arange(heads, device=self.own.device)
+            place = (row * heads + head) * columns + self.own[:, None]
             self._places[heads, columns] = place.flatten()
         return self._places[heads, columns]
 
@@ -318,7 +334,7 @@ class Plan:
         """Additive, for every layer: contexts, then own columns. Without contexts to read apart
         (rows, 1, 1, columns); else grouped, (contexts, 1, each · queries, width + columns)."""
         if window not in self._masks:
-            shared, now = self._shared[:, None], (self._shared + self._own)[:, None]
+            shared, now = self.shared[:, None], (self.shared + self.own)[:, None]
             near = torch.arange(self.shape.width, device=now.device)
             own = torch.arange(self.shape.columns, device=now.device) + shared
             seen = (visible(now, near, window) & (near < shared), visible(now, own, window))
@@ -342,15 +358,15 @@ def _grouping(
     members: list[list[int]] = [[] for _ in range(contexts)]
     for index, of in enumerate(context):
         members[of].append(index)
-    each = _few(max(map(len, members)), grain.rows)
+    each = few(max(map(len, members)), grain.rows)
     gather = [i for group in members for i in group + [0] * (each - len(group))]
     places = {i: c * each + j for c, group in enumerate(members) for j, i in enumerate(group)}
     return gather, [places.get(i, 0) for i in range(rows)], each
 
 
-def _few(count: int, grain: int) -> int:
-    """Rounded up to a power of two, from `grain` on to a multiple of it."""
-    return min(1 << (count - 1).bit_length(), _multiple(count, grain))
+def few(count: int, grain: int) -> int:
+    """Rounded up to a power of two, from `grain` on to a multiple of it; 0 stays 0."""
+    return count and min(1 << (count - 1).bit_length(), _multiple(count, grain))
 
 
 def _multiple(count: int, grain: int) -> int:

@@ -1,7 +1,9 @@
 """A lane: one set of weights, and the roles whose rows go through it in one forward."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, TypeVar
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,10 @@ from workers.models.lora import ExpertRows
 
 from .documents import Context, DocumentCache, Ids, Layers, Tails
 from .kv import Grain, Plan, Role, Shape
+from .tiles import Step, Tiling, tiled
+
+if TYPE_CHECKING:
+    from .fused import Fused
 
 T = TypeVar("T")
 MASKED = torch.finfo(torch.float32).min  # of what is never drawn; −inf would turn into NaN
@@ -56,11 +62,13 @@ class Lane:
         self._device = input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
         short = SHORT_CONTEXT.get(self._device.type, 0)
-        grain = RECORDED if record else Grain()
+        fused = has_kernels(model)
+        self._grain = replace(RECORDED if record else Grain(), fused=fused)
         self.roles = frozenset(roles)
         self._roles: dict[RoleName, Role] = {
-            name: Role(rows, columns, short, grain) for name in roles
+            name: Role(rows, columns, short, self._grain) for name in roles
         }
+        self._fused = _fused([*self._roles.values()]) if fused else None
         self._last: dict[tuple[RoleName, Context], Tensor] = {}
         self.documents: DocumentCache | None = None
         self._expert_rows = expert_rows
@@ -91,14 +99,27 @@ class Lane:
         of = {"negative": negative or tokens}
         parts = {name: role.step(of.get(name, tokens)) for name, role in live.items()}
         shapes = {name: shape for name, (shape, _) in parts.items()}
+        integers = [number for _, some in parts.values() for number in some]
+        tiling = None
+        if self._fused is not None:
+            numbered = enumerate(self._roles.items())
+            of_number = {i: (role, shapes[name]) for i, (name, role) in numbered if name in live}
+            tiling, more = tiled(of_number, self._grain.rows)
+            integers += more
         moved = [role.is_moved() for role in live.values()]
         if any(moved):
-            self._steps.clear()
+            self._forget_addresses()
         self._steps.run(
-            tuple(shapes.items()),
-            [number for _, integers in parts.values() for number in integers],
-            lambda integers: self._step(shapes, integers),
+            (tuple(shapes.items()), tiling),
+            integers,
+            lambda integers: self._step(shapes, tiling, integers),
         )
+
+    def _forget_addresses(self) -> None:
+        """What was recorded, and where buffers are, as one has moved."""
+        self._steps.clear()
+        if self._fused is not None:
+            self._fused.clear()
 
     def clear(self) -> None:
         """End all rows and drop all contexts; buffers and recorded steps stay."""
@@ -111,23 +132,38 @@ class Lane:
         for role in self._roles.values():
             role.close(slots)
 
-    def _step(self, shapes: Mapping[RoleName, Shape], integers: Tensor) -> None:
+    def _step(
+        self, shapes: Mapping[RoleName, Shape], tiling: Tiling | None, integers: Tensor
+    ) -> None:
         """One token for every row of these roles: from integers and buffers to logits."""
         sizes = [sum(shape.parts) for shape in shapes.values()]
+        *parts, rest = torch.split(integers, [*sizes, tiling.size if tiling else 0])
         plans = [
-            Plan(shape, part)
-            for shape, part in zip(shapes.values(), torch.split(integers, sizes), strict=True)
+            Plan(shape, part) for shape, part in zip(shapes.values(), parts, strict=True)
         ]
-        roles = [self._roles[name] for name in shapes]
-        for role, plan in zip(roles, plans, strict=True):
-            role.plan = plan
         rows = [shape.rows for shape in shapes.values()]
+        attender = self._attender(shapes, plans, tiling, rest)
         ids = torch.cat([plan.tokens for plan in plans])[:, None]
         positions = torch.cat([plan.positions for plan in plans])[:, None]
         expert = sum(shape.rows for name, shape in shapes.items() if name != "base")
-        logits = self._forward(ids, positions, _Stacked(roles, rows), expert)[:, -1]
+        logits = self._forward(ids, positions, attender, expert)[:, -1]
         for name, plan, part in zip(shapes, plans, torch.split(logits, rows), strict=True):
             self._keep(name, plan.slots, part)
+
+    def _attender(
+        self,
+        shapes: Mapping[RoleName, Shape],
+        plans: Sequence[Plan],
+        tiling: Tiling | None,
+        rest: Tensor,
+    ) -> Attender:
+        """What these rows' queries see: in kernels for all of them, or role by role."""
+        if self._fused is not None and tiling is not None:
+            return self._fused.together(Step(tiling, rest, plans))
+        roles = [self._roles[name] for name in shapes]
+        for role, plan in zip(roles, plans, strict=True):
+            role.plan = plan
+        return _Stacked(roles, [shape.rows for shape in shapes.values()])
 
     def _keep(self, name: RoleName, slots: Tensor, logits: Tensor) -> None:
         """Put rows of logits where their slots find them."""
@@ -247,6 +283,19 @@ class Lane:
                 logits_to_keep=1 if keep is None else keep.to(self._device),
             ).logits
         return torch.cat((logits, seen[0].to(logits)), dim=-1) if seen else logits
+
+
+def has_kernels(model: PreTrainedModel) -> bool:
+    """Whether attention of a step runs in kernels: on one CUDA device, with triton."""
+    devices = {weight.device for weight in model.parameters()}
+    cuda = {device.type for device in devices} == {"cuda"} and len(devices) == 1
+    return cuda and find_spec("triton") is not None
+
+
+def _fused(roles: Sequence[Role]) -> "Fused":
+    from .fused import Fused  # triton comes with CUDA's torch only
+
+    return Fused(roles)
 
 
 class _Stacked:

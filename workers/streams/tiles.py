@@ -1,0 +1,74 @@
+"""A step's work as a kernel finds it: rows of all roles in one order, and tiles of their contexts.
+
+A tile is a piece of one context and up to ROWS rows that go on from it: what is read once for all
+of them. What a step is depends on numbers in one tensor, so that it can be recorded once per shape.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kv import Plan, Role, Shape, few
+
+ROWS = 16  # of one tile
+PIECE = 128  # tokens of a context in one tile: what is longer is looked at side by side
+HEAD = 3  # of a tile's numbers: its role, its context, where its piece begins
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The shape of a step: rows of all roles, tiles (all may be more than there is work for), and
+    pieces of the longest context."""
+
+    rows: int
+    tiles: int
+    pieces: int
+
+    @property
+    def size(self) -> int:
+        """How many integers go with it; see `Step`."""
+        return 2 * self.rows + self.tiles * (HEAD + ROWS)
+
+
+class Step:
+    """One step of n rows, the roles' one after the other.
+
+    places  (n, 2) each row's role and its place among that role's rows
+    tiles   (tiles, HEAD + ROWS) role, context, start, then the rows that read it; -1: none
+    shared  (n,) tokens that each row reads of its context; own: tokens in its own columns
+    """
+
+    def __init__(self, tiling: Tiling, integers: Tensor, plans: Sequence[Plan]) -> None:
+        """integers: those of `tiled`, int64; plans: of the roles, in the same order."""
+        self.tiling = tiling
+        self.places, self.tiles = integers.split([2 * tiling.rows, tiling.size - 2 * tiling.rows])
+        self.shared = torch.cat([plan.shared for plan in plans])
+        self.own = torch.cat([plan.own for plan in plans])
+
+
+def tiled(roles: Mapping[int, tuple[Role, Shape]], grain: int) -> tuple[Tiling, list[int]]:
+    """The tiles of a step's rows, of roles by their number; their count is rounded up by `grain`.
+    Also as integers: places, then tiles."""
+    places: list[int] = []
+    tiles: list[int] = []
+    pieces = 1
+    for number, (role, shape) in roles.items():
+        first = len(places) // 2
+        places += [x for place in range(shape.rows) for x in (number, place)]
+        for context, length, rows in role.sharing():
+            pieces = max(pieces, -(-length // PIECE))
+            portions = list(_portions([first + row for row in rows]))
+            for start in range(0, length, PIECE):
+                tiles += [x for some in portions for x in (number, context, start, *some)]
+    size = HEAD + ROWS
+    count = few(len(tiles) // size, grain)
+    tiles += [0, 0, 0, *[-1] * ROWS] * (count - len(tiles) // size)
+    return Tiling(len(places) // 2, count, pieces), [*places, *tiles]
+
+
+def _portions(rows: Sequence[int]) -> Iterator[list[int]]:
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
+        yield [*some, *[-1] * (ROWS - len(some))]
