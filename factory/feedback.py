@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-LeverName = Literal["gates", "negatives", "verdict_head", "filter"]
+LeverName = Literal["gates", "negatives", "verdict_head", "adapters", "filter"]
 Pool = Literal["real", "stored"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -101,6 +101,18 @@ class Head(_Part):
     rank: int = Field(8, ge=1, le=64, description="Rank of what it learns about tokens")
 
 
+class Adapters(_Part):
+    """The expert's LoRA adapter tuned on accepted and on rejected texts: what the former finds
+    likelier than the latter is added to the scores."""
+
+    weight: float = Field(1.0, gt=0, le=100, description="ρ: how strongly they steer")
+    cap: float = Field(
+        0.3, gt=0, le=100, description="Nats a token that they may move the expert, at most (KL)"
+    )
+    steps: int = Field(30, ge=1, le=10_000, description="Steps that each is tuned for")
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+
+
 class Filter(_Part):
     """Ranks finished texts by a classifier of their embeddings and keeps the best."""
 
@@ -118,6 +130,7 @@ class Levers(_Part):
     gates: Gates | None = None
     negatives: NegativePrompt | None = None
     verdict_head: Head | None = None
+    adapters: Adapters | None = None
     filter: Filter | None = None
 
     @property

@@ -18,11 +18,18 @@ from factory.samples import Failed, Made, MadeBy
 from factory.settings import Settings
 from factory.spec import GenerateSpec, is_audit, row_seed
 from workers import layout
-from workers.decoding import Completion, DocumentCache, Request, RoleName, SteerDecoder
+from workers.decoding import (
+    ATTACHED,
+    Completion,
+    DocumentCache,
+    Request,
+    RoleName,
+    SteerDecoder,
+    Term,
+)
 from workers.layout import Context, Layout
 from workers.leases import Hold
 from workers.levers.acting import Acting
-from workers.levers.verdict import HeadTerm
 from workers.memory import most_slots, plan
 from workers.pairs import LoadedPair
 
@@ -51,7 +58,7 @@ class Composer:
 
     spec: GenerateSpec
     pair: LoadedPair
-    head: HeadTerm | None = None
+    terms: Sequence[Term] = ()
 
     def __post_init__(self) -> None:
         self._layout = Layout(self.pair.tokenizer, self.spec.prompt or "")
@@ -70,7 +77,7 @@ class Composer:
             negative_spans=away.spans,
             center_ids=center.ids,
             center_spans=center.spans,
-            head=not audit,
+            learned=not audit,
         )
         return Row(
             ordinal,
@@ -96,6 +103,9 @@ class Composer:
             lengths["negative"] = (away, chosen.group)
         if chosen.count > 0 and chosen.center:
             lengths["center"] = (away, chosen.group)
+        learned = self.spec.feedback.levers if self.spec.feedback else None
+        if learned and learned.adapters and self.pair.models.kind == "lora":
+            lengths |= dict.fromkeys(ATTACHED, lengths["expert"])
         return lengths
 
     @property
@@ -127,7 +137,7 @@ class Composer:
             slots,
             trace=trace,
             should_stop=at_stop if watch is None else _watched(at_stop, watch),
-            head=self.head,
+            terms=self.terms,
             documents=self.documents,
         )
 
@@ -189,7 +199,7 @@ class ShardRun:
         Raises LeaseLost, Stopped, DecodingError, torch.OutOfMemoryError.
         """
         ordinals = self.database.retrying(lambda s: shards.missing(s, self.hold.lease))
-        composer = Composer(self._guided, self.pair, self.acting.head)
+        composer = Composer(self._guided, self.pair, self.acting.terms)
         decoder = composer.decoder(self.slots, trace=self.spec.trace, watch=self.hold.check)
         try:
             for completion in decoder.run(self._requests(composer, ordinals)):

@@ -17,7 +17,7 @@ from workers.embedding import Embedder
 from workers.generate import Composer, ShardRun
 from workers.interactive import Desk
 from workers.leases import Hold
-from workers.levers.acting import Bench
+from workers.levers.bench import Bench
 from workers.pairs import LoadedPair, PairCache, device_of, free_bytes, software
 from workers.probe import ProbeRun
 from workers.shard_worker import ShardWorker
@@ -43,7 +43,8 @@ class GpuWorker(ShardWorker):
         self._planned: tuple[uuid.UUID, int] | None = None  # a job, and its slots
         self.pairs = PairCache(self.settings, self.database)
         self.bench = Bench(self.database, self.settings, self._embedding_model)
-        self.desk = Desk(self.database, self.pairs, self.settings.stall_seconds, self.bench)
+        stall = self.settings.stall_seconds
+        self.desk = Desk(self.database, self.pairs, stall, self.bench, self.shutdown)
 
     def _run_to_end(self, shard_id: uuid.UUID) -> None:
         """Answer who waits, then work on the shard."""
@@ -86,10 +87,13 @@ class GpuWorker(ShardWorker):
     def _generate(self, hold: Hold, job: Job, spec: GenerateSpec, model: ModelPair) -> None:
         """Raises TryAgain when fewer rows side by side may fit into the device's memory."""
         pair = self.pairs.load(model)
+        starting = hold.lease.start == 0
+        acting = self.bench.ready(
+            job.dataset_id, spec, pair, watch=hold.check, job_id=job.id, starting=starting
+        )
+        acting.attach(pair.models)
         slots = self._slots.get(model.name) or self._wanted_slots(job, spec, pair)
         made_on = pair.environment(slots)
-        starting = hold.lease.start == 0
-        acting = self.bench.ready(job.dataset_id, spec, pair, job_id=job.id, starting=starting)
         levers = {"levers": list(acting.uses)}
         kv = Composer(spec, pair).decoder(slots, trace=False).kv
         attempt_id = self._begin(hold.lease, {"layout": layout.NAME, "kv": kv, **made_on, **levers})

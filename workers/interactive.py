@@ -1,6 +1,7 @@
 """Answers what a person waits for: replay, explanation and preview."""
 
 import random
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from factory import datasets, levers, log, models, negatives, requests, samples
 from factory.db import Database
-from factory.errors import FactoryError, Unavailable
+from factory.errors import FactoryError, Stopped, Unavailable
 from factory.feedback import Feedback
 from factory.negatives import Chosen
 from factory.spec import GenerateSpec, row_seed
@@ -21,7 +22,8 @@ from factory.tables import Attempt, Job, ModelPair, Request, Sample
 from workers.decoding import MASKED, Completion, Trace
 from workers.explanation import explained, likeliest
 from workers.generate import Composer, Row
-from workers.levers.acting import Acting, Bench, recalled
+from workers.levers.acting import Acting, recalled
+from workers.levers.bench import Bench
 from workers.pairs import LoadedPair, PairCache
 from workers.preview import Side
 from workers.watchdog import Watchdog
@@ -50,16 +52,20 @@ class Desk:
     pairs: PairCache
     stall_seconds: float
     bench: Bench
+    shutdown: threading.Event = field(default_factory=threading.Event)
     _unanswered: dict[uuid.UUID, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._watchdog = Watchdog(self.stall_seconds)
 
     def serve_all(self) -> None:
         """Answer every waiting request, oldest first. One that the database did not let be
-        answered stays owed."""
+        answered, or for which this worker has no time left, stays owed."""
         self._count_off()
         for request_id in self.database.retrying(requests.pending):
             try:
                 self.serve(request_id)
-            except Unavailable as error:
+            except (Stopped, Unavailable) as error:
                 logger.warning("request.put_off", request=str(request_id), error=error.detail)
         self._count_off()
 
@@ -72,7 +78,7 @@ class Desk:
             if attempt is None:
                 return
             self._unanswered[request_id] = attempt
-            with Watchdog(self.stall_seconds):
+            with self._watchdog:
                 self._serve(request_id)
             del self._unanswered[request_id]
 
@@ -97,6 +103,8 @@ class Desk:
             try:
                 with session.begin_nested():
                     result = self._answer(session, request)
+            except Stopped:
+                raise
             except FactoryError as error:
                 requests.refuse(session, request, error)
             except Exception as error:
@@ -134,7 +142,7 @@ class Desk:
         what was likeliest in its place."""
         pair = self.pairs.load(past.model)
         acting = recalled(self.bench.settings, past.levers)
-        composer = Composer(acting.applied(past.spec), pair, acting.head)
+        composer = Composer(acting.applied(past.spec), pair, acting.terms)
         request = _row(composer, past).request
         decoder = composer.decoder(1, trace=True)
         if past.sample.trace is not None:
@@ -151,7 +159,7 @@ class Desk:
 
     def _again(self, pair: LoadedPair, past: Past) -> tuple[Completion, Composer]:
         acting = recalled(self.bench.settings, past.levers)
-        composer = Composer(acting.applied(past.spec), pair, acting.head)
+        composer = Composer(acting.applied(past.spec), pair, acting.terms)
         row = _row(composer, past)
         return next(composer.decoder(1, trace=True).run([row.request])), composer
 
@@ -166,7 +174,7 @@ class Desk:
         spec = spec.model_copy(update=filled)
         off = {"gamma": 0.0, "eta": 0.0}
         plain = spec.model_copy(update={"guidance": spec.guidance.model_copy(update=off)})
-        acting = self.bench.ready(dataset.id, spec, pair)
+        acting = self.bench.ready(dataset.id, spec, pair, watch=self._step)
         sides = {
             "unguided": self._side(session, pair, plain, dataset.id, Acting()),
             "guided": self._side(session, pair, spec, dataset.id, acting),
@@ -178,6 +186,12 @@ class Desk:
                 self._note(request.id, _texts(sides))
                 noted = time.monotonic()
         return _texts(sides)
+
+    def _step(self) -> None:
+        """Called at each step of what takes long. Raises Stopped."""
+        self._watchdog.step()
+        if self.shutdown.is_set():
+            raise Stopped("This worker is shutting down.")
 
     def _note(self, request_id: uuid.UUID, partial: dict[str, Any]) -> None:
         with self.database.transaction() as session:
@@ -193,7 +207,7 @@ class Desk:
     ) -> Side:
         spec = acting.applied(spec)
         evidence = levers.within(dataset_id, acting.window)
-        composer = Composer(spec, pair, acting.head)
+        composer = Composer(spec, pair, acting.terms)
         rows = [
             composer.row(
                 ordinal, seed, _chosen(session, spec, dataset_id, seed, evidence), audit=False

@@ -30,9 +30,12 @@ logger = log.get(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LoadedPair:
-    """A pair that is ready to decode, with its tokenizer."""
+    """A pair that is ready to decode, with its tokenizer. base, expert: the folders that it was
+    loaded from."""
 
     name: str
+    base: Path
+    expert: Path
     models: ModelPair
     tokenizer: PreTrainedTokenizerBase
     digests: Digests
@@ -53,6 +56,14 @@ class LoadedPair:
 
     def _decode(self, rows: list[list[int]]) -> list[str]:
         return list(self.tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False))
+
+    def free_memory(self) -> None:
+        """Give back what a run that came to an end had taken from the device."""
+        self.models.idle.clear()
+        self.documents.clear()
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def environment(self, slots: int) -> dict[str, Any]:
         """What samples of this pair are made on; part of their provenance."""
@@ -86,11 +97,7 @@ class PairCache:
     def free_memory(self) -> None:
         """Give back what a run that came to an end had taken from the device."""
         if self._last is not None:
-            self._last.models.idle.clear()
-            self._last.documents.clear()
-        if torch.cuda.is_available():
-            gc.collect()
-            torch.cuda.empty_cache()
+            self._last.free_memory()
 
     def _load(self, row: PairRow) -> LoadedPair:
         base, expert = (_folder(ref, row.revision) for ref in (row.base, row.expert))
@@ -99,7 +106,7 @@ class PairCache:
         models = ModelPair.load(str(base), str(expert), device, dtype, graphs=graphs)
         logger.info("pair.loaded", pair=row.name, device=device, kind=models.kind)
         digests = Digests(_weights_digest(base), _weights_digest(expert), _tokenizer_digest(base))
-        return LoadedPair(row.name, models, _tokenizer(base), digests)
+        return LoadedPair(row.name, base, expert, models, _tokenizer(base), digests)
 
 
 def _folder(ref: str, revision: str | None) -> Path:

@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import ModelPair, Request, SteerDecoder
-from workers.models.lora import ExpertRows, split_rows
+from workers.models.lora import AdapterRows, split_rows
 
 PROMPT, NEGATIVE, GROUP = 16, 240, 8  # tokens, tokens, rows
 SHAPES: dict[str, dict[str, int]] = {
@@ -99,7 +99,7 @@ def make_pair(model: LlamaForCausalLM) -> ModelPair:
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
             nn.init.normal_(weight.data, std=0.01)
-    rows = ExpertRows()
+    rows = AdapterRows()
     shared = split_rows(adapted, rows, fold=False)
     return ModelPair.of(shared, shared, rows)
 

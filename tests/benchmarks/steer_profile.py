@@ -130,7 +130,7 @@ def steering_seconds(pair: ModelPair, load: Load, guidance: Guidance) -> float:
 @torch.inference_mode()
 def prefill_seconds(pair: ModelPair, load: Load) -> float:
     """A step's share of running contexts, eight in a forward, each for a whole group."""
-    pair.rows.count = pair.rows.total = 8
+    pair.rows.split(8, 8)
     ids = torch.ones(8, round(load.context), dtype=torch.long)
     positions = torch.arange(ids.shape[1]).expand_as(ids)
 
@@ -217,7 +217,7 @@ def forward_seconds(
 ) -> float:
     """Least processor time of a forward, of 20; without an attender, no attention. base: rows of
     a LoRA pair's base among them."""
-    pair.rows.count, pair.rows.total = rows - base, rows
+    pair.rows.split(rows, rows - base)
     ids = torch.ones(rows, tokens, dtype=torch.long)
     return least(
         lambda: pair.expert(

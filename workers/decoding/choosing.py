@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from factory.guidance import Guidance, Sampling
 from workers.models.pair import ModelPair
-from workers.streams import ROLES, RoleName
+from workers.streams import GUIDING, RoleName
 
 from .guidance import Steered, steer
 from .records import Request, Trace
@@ -18,18 +18,31 @@ from .sampling import Noise, draw, noise_keys
 from .traces import Traces
 
 Choose = Callable[..., Tensor]  # see `fused.choose`
-Logits = Mapping[RoleName, Tensor]  # of each stream, a row per slot; see `Lane.logits`
+Logits = Mapping[RoleName, Tensor]  # of each stream; see `Lane.logits`
 
 
 class BoundTerm(Protocol):
-    """What a lever adds to the scores of one pair's rows."""
+    """What a learned lever adds to the scores of one pair's rows.
 
-    def add(self, steered: Steered, hidden: Tensor) -> Steered:
-        """hidden (B, d): what the expert's logits were made of."""
+    name    where `Steered` and `Trace` keep it
+    roles   the streams that it needs beside the expert
+    hidden  whether it needs what the expert's logits are made of
+    """
+
+    @property
+    def name(self) -> Literal["head", "adapters"]: ...
+    @property
+    def roles(self) -> tuple[RoleName, ...]: ...
+    @property
+    def hidden(self) -> bool: ...
+
+    def add(self, steered: Steered, streams: Logits, hidden: Tensor) -> Steered:
+        """streams: (B, V) logits of each stream of these rows; hidden (B, d): what the expert's
+        were made of, where a term needs that, else (B, 0)."""
 
 
 class Term(Protocol):
-    """A lever that acts on scores, such as `workers.levers.verdict.HeadTerm`."""
+    """A learned lever, such as `workers.levers.verdict.HeadTerm`."""
 
     weight: float
 
@@ -62,16 +75,17 @@ class Chooser:
         sampling: Sampling,
         slots: int,
         *,
-        head: BoundTerm | None,
+        terms: Sequence[BoundTerm],
         trace: bool,
     ) -> None:
-        self._guidance, self._sampling, self._head = guidance, sampling, head
+        self._guidance, self._sampling, self._terms = guidance, sampling, terms
         self._slots, self._vocab, self._device = slots, pair.vocab_size, pair.device
         self._noise = Noise(self._vocab, self._device)
         shape = (slots, sampling.max_new_tokens, 2)
         self._keys = torch.zeros(shape, dtype=torch.int32, device=self._device)
-        self._traces = Traces(pair, slots, sampling, head is not None) if trace else None
-        self._kernel = kernel(self._device, guidance, sampling) if head is None else None
+        names = [term.name for term in terms]
+        self._traces = Traces(pair, slots, sampling, names) if trace else None
+        self._kernel = None if terms else kernel(self._device, guidance, sampling)
 
     @torch.inference_mode()
     def start(self, samples: Mapping[int, Sample]) -> None:
@@ -108,7 +122,7 @@ class Chooser:
         rows = samples.values()
         numbers = [
             [*samples],
-            [sum(1 << i for i, r in enumerate(ROLES[1:]) if r in s.roles) for s in rows],
+            [sum(1 << i for i, r in enumerate(GUIDING) if r in s.roles) for s in rows],
             [len(s.tokens) for s in rows],
         ]
         slots, present, positions = torch.tensor(numbers).to(self._device)
@@ -125,18 +139,20 @@ class Chooser:
         whether their logits are finite."""
         rows = {role: logits[role][at] for role in like.roles}
         streams = {role: row[:, : self._vocab] for role, row in rows.items()}
+        hidden = rows["expert"][:, self._vocab :]
         finite = [stream.amax(dim=-1).isfinite() for stream in streams.values()]
-        base, negative, center = (streams.get(role) for role in ROLES[1:])
+        base, negative, center = (streams.get(role) for role in GUIDING)
         steered = steer(streams["expert"], base, negative, self._guidance, center)
-        if self._head is not None and like.request.head:
-            steered = self._head.add(steered, rows["expert"][:, self._vocab :])
+        for term in self._terms if like.request.learned else ():
+            steered = term.add(steered, streams, hidden)
         return steered, torch.stack(finite).all(dim=0)
 
     def trace(self, slot: int, sample: Sample) -> Trace | None:
         """What was remembered of a sample that has ended, if anything is."""
         if self._traces is None:
             return None
-        return self._traces.take(slot, len(sample.tokens), sample.roles, head=sample.request.head)
+        learned = sample.request.learned
+        return self._traces.take(slot, len(sample.tokens), sample.roles, learned=learned)
 
 
 def kernel(device: torch.device, guidance: Guidance, sampling: Sampling) -> Choose | None:
@@ -151,10 +167,10 @@ def kernel(device: torch.device, guidance: Guidance, sampling: Sampling) -> Choo
 
 
 def _by_roles(samples: Sequence[Sample]) -> list[list[int]]:
-    """Indices of samples grouped by the streams they have, and whether a head may act."""
+    """Indices of samples grouped by the streams they have, and whether learned levers act."""
     groups: dict[tuple[bool, tuple[RoleName, ...]], list[int]] = {}
     for i, sample in enumerate(samples):
-        groups.setdefault((sample.request.head, sample.roles), []).append(i)
+        groups.setdefault((sample.request.learned, sample.roles), []).append(i)
     return list(groups.values())
 
 

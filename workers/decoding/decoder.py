@@ -4,9 +4,9 @@
                        ↑ a slot is free                    ↓ eos, length, stop, error
                        └────────────────────────────── Completion
 
-A slot decodes one sample; up to four streams help it: the expert and the base after the
-prompt, the expert after the negative prompt, the expert after the centre prompt. The engine
-knows token ids only.
+A slot decodes one sample; up to six streams help it: the expert and the base after the
+prompt, the expert after the negative prompt, the expert after the centre prompt, and what a
+learned lever asks for. The engine knows token ids only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,12 +39,12 @@ class SteerDecoder:
         *,
         trace: bool = False,
         should_stop: StopRule | None = None,
-        head: Term | None = None,
+        terms: Sequence[Term] = (),
         documents: DocumentCache | None = None,
     ) -> None:
         """trace: record why each token was chosen. should_stop: called with a row's tokens so
         far after each of them; True ends the row with "stop" (its tokens are left whole).
-        head: acts on every request that does not say otherwise. documents: run the documents
+        terms: act on every request that does not say otherwise. documents: run the documents
         of contexts apart and keep their keys and values here (`documents` says what that is);
         models with sliding windows run contexts joint even so, see `kv`."""
         if slots < 1:
@@ -56,7 +56,7 @@ class SteerDecoder:
         self._trace = trace
         self._documents = documents
         self._should_stop = should_stop
-        self._head = head.on(pair) if head is not None and head.weight > 0 else None
+        self._terms = [term.on(pair) for term in terms if term.weight > 0]
 
     @property
     def kv(self) -> Literal["joint", "concatenated"]:
@@ -107,8 +107,10 @@ class SteerDecoder:
         guidance = self._guidance
         negative = guidance.uses_negative and len(request.negative_ids) > 0
         centered = negative and guidance.uses_center and len(request.center_ids) > 0
-        used = (True, guidance.uses_base, negative, centered)
-        return tuple(role for role, use in zip(ROLES, used, strict=True) if use)
+        used = {"expert": True, "base": guidance.uses_base, "negative": negative}
+        used["center"] = centered
+        used |= {role: request.learned for term in self._terms for role in term.roles}
+        return tuple(role for role in ROLES if used.get(role))
 
     def check(self, request: Request) -> None:
         """Raise PromptError when a request cannot be decoded from."""
@@ -138,16 +140,16 @@ class _Batch:
 
     def __init__(self, decoder: SteerDecoder) -> None:
         self._decoder = decoder
-        pair, slots, head = decoder._pair, decoder._slots, decoder._head
+        pair, slots, terms = decoder._pair, decoder._slots, decoder._terms
         settings = decoder._guidance, decoder._sampling
-        self._chooser = Chooser(pair, *settings, slots, head=head, trace=decoder._trace)
+        self._chooser = Chooser(pair, *settings, slots, terms=terms, trace=decoder._trace)
         columns, documents = decoder._sampling.max_new_tokens, decoder._documents
         self._streams = Streams(
             pair,
             slots,
             columns,
             documents,
-            hidden=head is not None,
+            hidden=any(term.hidden for term in terms),
             likeness=decoder._guidance.rule == "avoidance",
         )
         self._samples: dict[int, Sample] = {}  # by slot, in order

@@ -31,6 +31,7 @@ class Steered:
     negative: Tensor | None
     center: Tensor | None
     head: Tensor | None = None  # what a verdict head added to the scores
+    adapters: Tensor | None = None  # and what adapters did
 
 
 def steer_scores(

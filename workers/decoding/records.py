@@ -30,7 +30,7 @@ class Request:
     negative_spans, center_spans
                   lengths of the documents those contexts begin with (what is left is the
                   prompt); empty when unknown
-    head          whether the decoder's verdict head acts on this sample
+    learned       whether the decoder's terms, learned from verdicts, act on this sample
     Raises ValueError for a seed out of range.
     """
 
@@ -40,7 +40,7 @@ class Request:
     center_ids: Sequence[int] = ()
     negative_spans: Sequence[int] = ()
     center_spans: Sequence[int] = ()
-    head: bool = True
+    learned: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < MAX_SEED:
@@ -59,7 +59,9 @@ class Trace:
     scores      float32, its score before temperature
     unguided    int32, what the same noise picks from the masked expert
     survivors   int32, how many tokens passed the plausibility mask
-    head        float32, what the verdict head added to its score, in nats; None: none acted
+    head, adapters
+                float32, what the verdict head and adapters added to its score, in nats; None:
+                none acted
     """
 
     tokens: Ints
@@ -71,6 +73,7 @@ class Trace:
     unguided: Ints
     survivors: Ints
     head: Floats | None = None
+    adapters: Floats | None = None
 
     def to_bytes(self) -> bytes:
         """Pack: flags (which arrays are there; two bytes if one beyond the eighth is), then the

@@ -1,13 +1,13 @@
 """What is remembered of every step, so that a sample can say why each token was chosen."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from factory.guidance import Sampling
 from workers.models.pair import ModelPair
-from workers.streams import MASKED, ROLES, RoleName
+from workers.streams import GUIDING, MASKED, RoleName
 
 from .guidance import Steered
 from .records import Floats, Trace
@@ -15,16 +15,19 @@ from .sampling import draw
 
 
 class Traces:
-    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device; with
-    a verdict head, 9.
+    """What is remembered of every step: (slots, max_new_tokens, 8) float32 on the device, and a
+    column more for each term that levers add.
 
     Token ids and counts are whole numbers below 2**24, exact in float32.
     """
 
-    def __init__(self, pair: ModelPair, slots: int, sampling: Sampling, head: bool) -> None:
+    def __init__(
+        self, pair: ModelPair, slots: int, sampling: Sampling, terms: Sequence[str]
+    ) -> None:
+        """terms: their names."""
         self._sampling = sampling
-        self._head = head
-        shape = (slots, sampling.max_new_tokens, 8 + head)
+        self._terms = terms
+        shape = (slots, sampling.max_new_tokens, 8 + len(terms))
         self._columns = torch.zeros(shape, device=pair.device)
 
     def add(
@@ -36,30 +39,31 @@ class Traces:
         streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
         picked = [_of(x, chosen) for x in streams]
         counts = [chosen, *picked, unguided, steered.keep.sum(dim=-1)]
-        if self._head:
-            counts.append(_of(steered.head, chosen))
+        counts += [_of(getattr(steered, name), chosen) for name in self._terms]
         self.put(slots, positions, torch.stack([c.float() for c in counts], dim=-1))
 
     def put(self, slots: Tensor, positions: Tensor, columns: Tensor) -> None:
-        """Keep columns of one step: token, E, B, N, C, score, unguided, survivors, (head)."""
+        """Keep columns of one step: token, E, B, N, C, score, unguided, survivors, terms."""
         self._columns[slots, positions] = columns
 
-    def take(self, slot: int, length: int, roles: Collection[RoleName], *, head: bool) -> Trace:
-        """The trace of a sample of so many tokens that has ended; its streams; whether a head
-        acted on it."""
+    def take(self, slot: int, length: int, roles: Collection[RoleName], *, learned: bool) -> Trace:
+        """The trace of a sample of so many tokens that has ended; its streams; whether learned
+        levers acted on it."""
         columns: Floats = self._columns[slot, :length].cpu().numpy().T.copy()
         ints = [columns[i].astype("int32") for i in (0, 6, 7)]
-        there = dict(zip(ROLES, columns[1:5], strict=True))
+        there = dict(zip(GUIDING, columns[2:5], strict=True))
+        terms = dict(zip(self._terms, columns[8:], strict=True)) if learned else {}
         return Trace(
             tokens=ints[0],
-            expert=there["expert"],
+            expert=columns[1],
             base=there["base"] if "base" in roles else None,
             negative=there["negative"] if "negative" in roles else None,
             center=there["center"] if "center" in roles else None,
             scores=columns[5],
             unguided=ints[1],
             survivors=ints[2],
-            head=columns[8] if self._head and head else None,
+            head=terms.get("head"),
+            adapters=terms.get("adapters"),
         )
 
 

@@ -31,9 +31,8 @@ class Sanity:
         if self.auroc > self.needed:
             return None
         return (
-            f"it foretells verdicts no better than one fitted on shuffled verdicts: AUROC "
-            f"{self.auroc:.2f} on held-out texts, {self.shuffled:.2f} shuffled, "
-            f"{self.needed:.2f} needed"
+            f"it foretells verdicts no better than shuffled ones: AUROC {self.auroc:.2f} on "
+            f"held-out texts, {self.shuffled:.2f} shuffled, {self.needed:.2f} needed"
         )
 
 
@@ -62,6 +61,13 @@ def folds(accepted: Verdicts, seed: int) -> list[int]:
     for number, (_, held_out) in enumerate(split.split(accepted, accepted)):
         part[held_out] = number
     return [int(number) for number in part]
+
+
+def by_chance(accepted: Verdicts, scores: Sequence[float], seed: int) -> Sanity:
+    """How well held-out texts' scores foretell their verdicts, beside the same scores with the
+    verdicts dealt out anew: for what is too costly to be fitted on shuffled verdicts."""
+    verdicts = [accepted, *shuffles(accepted, seed)]
+    return compare(verdicts, [scores] * len(verdicts))
 
 
 def compare(verdicts: Sequence[Verdicts], scores: Sequence[Sequence[float]]) -> Sanity:

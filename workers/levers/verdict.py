@@ -14,11 +14,12 @@ KL grows with ρ (its derivative is ρ Var f), so that bisection finds it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from workers.decoding import MASKED, Steered
+from workers.decoding import MASKED, Logits, RoleName, Steered
 from workers.models.attention import Prefill
 from workers.models.inside import input_device, output_embeddings, watching_head
 from workers.models.pair import ModelPair
@@ -69,13 +70,21 @@ class _Bound:
     tokens: Tensor  # (V, r)
     weight: float
     cap: float
+    name: Literal["head"] = "head"
+    roles: tuple[RoleName, ...] = ()
+    hidden: bool = True
 
-    def add(self, steered: Steered, hidden: Tensor) -> Steered:
-        """The scores with ρf added, hidden (B, d) being the expert's; the mask is what it was."""
+    def add(self, steered: Steered, streams: Logits, hidden: Tensor) -> Steered:
+        """The scores with ρf added; the mask is what it was."""
         f = nn.functional.logsigmoid(self.head.log_odds(hidden, self.tokens))
-        scale = capped_weight(steered.expert, f, steered.keep, self.weight, self.cap)
-        term = (scale[:, None] * f).masked_fill(~steered.keep, 0.0)
+        term = capped(steered, f, self.weight, self.cap)
         return replace(steered, scores=steered.scores + term, head=term)
+
+
+def capped(steered: Steered, f: Tensor, weight: float, cap: float) -> Tensor:
+    """ρf (B, V) of plausible tokens, 0 of the others, with ρ ≤ weight as the cap has it."""
+    scale = capped_weight(steered.expert, f, steered.keep, weight, cap)
+    return (scale[:, None] * f).masked_fill(~steered.keep, 0.0)
 
 
 def capped_weight(expert: Tensor, f: Tensor, keep: Tensor, weight: float, cap: float) -> Tensor:
@@ -147,7 +156,7 @@ def _hidden_states(pair: ModelPair, contexts: Sequence[tuple[int, ...]]) -> Tens
     width = max(map(len, contexts))
     padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in contexts])
     positions = torch.arange(width).expand(len(contexts), width)
-    pair.rows.count = pair.rows.total = len(contexts)
+    pair.rows.split(len(contexts), len(contexts))
     device = input_device(pair.expert)
     with watching_head(pair.expert, first_only=True) as seen:
         pair.expert(

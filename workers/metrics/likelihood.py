@@ -54,7 +54,7 @@ def _forward(pair: ModelPair, model: str, texts: Sequence[Scored]) -> Iterator[T
     rows = [[*each.context, *each.text] for each in texts]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    pair.rows.count, pair.rows.total = len(rows) if model == "expert" else 0, len(rows)
+    pair.rows.split(len(rows), len(rows) if model == "expert" else 0)
     weights = pair.expert if model == "expert" else pair.base
     device = input_device(weights)
     logits: Tensor = weights(

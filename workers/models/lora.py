@@ -1,9 +1,14 @@
-"""A LoRA adapter applied row by row, so that expert and base rows share one forward.
+"""LoRA adapters applied row by row, so that rows of several adapters and of the base share one
+forward.
 
-Hu et al., arXiv 2106.09685: y = Wx + (α/r)·BAx. Here the second term is
-added to the first rows of a batch, the expert's, and not to the base's, which follow.
+Hu et al., arXiv 2106.09685: y = Wx + (α/r)·BAx. Here the second term is that of the row's own
+adapter: the expert's rows come first in a batch, then those of each adapter that is attached
+beside it, and the base's, which have none, last.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import cast
 
@@ -18,75 +23,135 @@ from transformers import PreTrainedModel
 from factory.errors import ModelError
 
 
-class ExpertRows:
-    """How many rows of the forward that runs now are the expert's; they come first."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total = 0
-
-    def of(self, x: Tensor) -> int:
-        """The expert's share of a layer's input. Raises ModelError when its first dimension is
-        not the rows, as where a mixture of experts deals tokens out."""
-        if x.shape[0] != self.total:
-            raise ModelError(
-                "the adapter changes a layer that does not see whole rows (a mixture of "
-                "experts?): merge it into the base and use the merged model as the expert"
-            )
-        return self.count
-
-
-class RowLora(nn.Module):
-    """A linear layer of the base and its adapter's low-rank part, for one copy of the weights."""
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """What an adapter adds to a layer's weights, up @ down: down (rank, in), up (out, rank), which
+    holds the adapter's scale."""
 
     down: Tensor
     up: Tensor
 
-    def __init__(self, layer: nn.Module, down: Tensor, up: Tensor, rows: ExpertRows) -> None:
-        """layer: (…, in) → (…, out); down: (rank, in); up: (out, rank), already scaled."""
+
+Adapter = Mapping[str, LowRank]  # by the names of the layers that it changes
+
+
+class AdapterRows:
+    """Which rows of the forward that runs now go through which adapter.
+
+    attached   tells the adapters beside the expert's from others; "": there are none
+    """
+
+    def __init__(self) -> None:
+        self.attached = ""
+        self._parts: tuple[slice, ...] = ()
+        self._total = 0
+
+    def split(self, total: int, *counts: int) -> None:
+        """Of the next forward's `total` rows the first are the expert's, then come those of each
+        attached adapter: so many of each. The others are the base's."""
+        self._parts = tuple(slice(a, b) for a, b in pairwise((0, *accumulate(counts))))
+        self._total = total
+
+    def of(self, x: Tensor) -> tuple[slice, ...]:
+        """Each adapter's share of a layer's input. Raises ModelError when its first dimension is
+        not the rows, as where a mixture of experts deals tokens out."""
+        if x.shape[0] != self._total:
+            raise ModelError(
+                "the adapter changes a layer that does not see whole rows (a mixture of "
+                "experts?): merge it into the base and use the merged model as the expert"
+            )
+        return self._parts
+
+
+class RowLora(nn.Module):
+    """A linear layer of the base and adapters' low-rank parts, for one copy of the weights.
+
+    The expert's down is kept as more of the layer's own outputs, so that one product makes both.
+    """
+
+    joined: Tensor
+    bias: Tensor | None
+    up: Tensor
+
+    def __init__(
+        self, weight: Tensor, expert: LowRank, bias: Tensor | None, rows: AdapterRows
+    ) -> None:
+        """weight: (out, in), the layer's; expert: its adapter's part."""
         super().__init__()
-        self.layer = layer
-        like = next(layer.parameters())
-        self.register_buffer("down", down.detach().to(like).T.contiguous(), persistent=False)
-        self.register_buffer("up", up.detach().to(like).T.contiguous(), persistent=False)
+        down, up = self._like(weight, expert)
+        more = None if bias is None else torch.cat((bias, bias.new_zeros(len(down))))
+        self.register_buffer("joined", torch.cat((weight, down)), persistent=False)
+        self.register_buffer("bias", more, persistent=False)
+        self.register_buffer("up", up, persistent=False)
         self._rows = rows
+        self._attached: list[tuple[Tensor, Tensor]] = []
+
+    def attach(self, parts: Sequence[LowRank]) -> None:
+        """Hold these adapters' parts beside the expert's, in the place of those before."""
+        self._attached = [self._like(self.joined, part) for part in parts]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (rows, positions, in) → (rows, positions, out)."""
-        out: Tensor = self.layer(x)
-        count = self._rows.of(x)
-        if count:
-            low = x[:count].flatten(0, -2) @ self.down
-            out[:count].flatten(0, -2).addmm_(low, self.up)
+        """x: (rows, positions, in) → (rows, positions, out), a part of a larger tensor."""
+        both = nn.functional.linear(x, self.joined, self.bias)
+        out, low = torch.tensor_split(both, [both.shape[-1] - len(self.up)], dim=-1)
+        ups = (self.up, *(up for _, up in self._attached))
+        for i, (rows, up) in enumerate(zip(self._rows.of(x), ups, strict=False)):
+            if rows.start < rows.stop:
+                own = nn.functional.linear(x[rows], self._attached[i - 1][0]) if i else low[rows]
+                out[rows].flatten(0, -2).addmm_(own.flatten(0, -2), up)
         return out
+
+    def _like(self, weight: Tensor, part: LowRank) -> tuple[Tensor, Tensor]:
+        """(rank, in) and (rank, out) of a weight's kind."""
+        down, up = (x.detach().to(weight) for x in (part.down, part.up))
+        return down, up.T.contiguous()
 
 
 class RowSwitch(nn.Module):
-    """A linear layer of the base and the same layer with the adapter folded in."""
+    """A linear layer of the base and the same layer with each adapter folded in."""
 
     base: Tensor
     expert: Tensor
     bias: Tensor | None
 
-    def __init__(self, base: Tensor, delta: Tensor, bias: Tensor | None, rows: ExpertRows) -> None:
-        """base, delta: (in, out), the layer's weights and what the adapter adds to them."""
+    def __init__(
+        self, base: Tensor, expert: LowRank, bias: Tensor | None, rows: AdapterRows
+    ) -> None:
+        """base: (in, out), the layer's weights; expert: what its adapter adds to them."""
         super().__init__()
         self.register_buffer("base", base, persistent=False)
-        self.register_buffer("expert", base + delta, persistent=False)
+        self.register_buffer("expert", self._folded(expert), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
         self._rows = rows
+        self._attached: list[Tensor] = []
+
+    def attach(self, parts: Sequence[LowRank]) -> None:
+        """Hold these adapters folded in beside the expert's, in the place of those before."""
+        self._attached = []  # their memory is free before the next ones take some
+        self._attached = [self._folded(part) for part in parts]
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (rows, positions, in) → (rows, positions, out)."""
-        count = self._rows.of(x) * x.shape[1:-1].numel()
-        flat = x.flatten(0, -2)
+        each, flat = x.shape[1:-1].numel(), x.flatten(0, -2)
         out = flat.new_empty(len(flat), self.base.shape[1])
-        for part, weights in ((slice(count), self.expert), (slice(count, None), self.base)):
-            if self.bias is None:
-                torch.mm(flat[part], weights, out=out[part])
-            else:
-                torch.addmm(self.bias, flat[part], weights, out=out[part])
+        rows, done = self._rows.of(x), 0
+        for part, weights in zip(rows, (self.expert, *self._attached), strict=False):
+            self._product(flat, weights, out, slice(part.start * each, part.stop * each))
+            done = part.stop * each
+        self._product(flat, self.base, out, slice(done, len(flat)))
         return out.view(*x.shape[:-1], -1)
+
+    def _product(self, x: Tensor, weights: Tensor, out: Tensor, at: slice) -> None:
+        if at.start == at.stop:
+            return
+        if self.bias is None:
+            torch.mm(x[at], weights, out=out[at])
+        else:
+            torch.addmm(self.bias, x[at], weights, out=out[at])
+
+    def _folded(self, part: LowRank) -> Tensor:
+        """(in, out)."""
+        return self.base + (part.up @ part.down).T.detach().to(self.base)
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
@@ -108,19 +173,50 @@ def is_plain_lora(model: PeftModel) -> bool:
     )
 
 
-def split_rows(model: PeftModel, rows: ExpertRows, fold: bool) -> PreTrainedModel:
+def adapter_of(model: PeftModel) -> dict[str, LowRank]:
+    """A plain LoRA's parts, on the model's own tensors."""
+    name, inner = model.active_adapter, cast(PreTrainedModel, model.get_base_model())
+    return {
+        path: LowRank(
+            cast(Tensor, layer.lora_A[name].weight),
+            cast(Tensor, layer.lora_B[name].weight) * layer.scaling[name],
+        )
+        for path, layer in inner.named_modules()
+        if isinstance(layer, PeftLinear)
+    }
+
+
+def split_rows(model: PeftModel, rows: AdapterRows, fold: bool) -> PreTrainedModel:
     """Replace peft's layers by ours and return the base model that now holds them.
 
-    fold: keep each changed layer twice, plain and with the adapter folded in. On a CPU the
-    small products of a low-rank part cost more than the memory; on a GPU one copy is read once.
+    fold: keep each changed layer once more for every adapter, folded in. On a CPU the small
+    products of a low-rank part cost more than the memory; on a GPU one copy is read once.
     """
-    adapter = model.active_adapter
     inner = cast(PreTrainedModel, model.get_base_model())
-    for name, layer in list(inner.named_modules()):
-        if isinstance(layer, PeftLinear):
-            part = _switch(layer, adapter, rows) if fold else _low_rank(layer, adapter, rows)
-            inner.set_submodule(name, part)
+    for name, part in adapter_of(model).items():
+        layer = cast(PeftLinear, inner.get_submodule(name))
+        own = layer.get_base_layer()
+        weight, bias = cast(Tensor, own.weight).detach(), cast(Tensor | None, own.bias)
+        if layer.fan_in_fan_out:  # GPT-2's own layer keeps (in, out); nn.Linear (out, in)
+            weight = weight.T
+        bias = None if bias is None else bias.detach()
+        ours = RowSwitch(weight.T, part, bias, rows) if fold else RowLora(weight, part, bias, rows)
+        inner.set_submodule(name, ours)
     return inner
+
+
+def attach(model: PreTrainedModel, adapters: Sequence[Adapter]) -> None:
+    """Have a model of `split_rows` hold these adapters beside the expert's, in the place of those
+    it held. Raises ModelError when they do not change the layers that the expert's changes."""
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, RowLora | RowSwitch)
+    }
+    if any(adapter.keys() != layers.keys() for adapter in adapters):
+        raise ModelError("the adapters were tuned from another expert: they change other layers")
+    for name, layer in layers.items():
+        layer.attach([adapter[name] for adapter in adapters])
 
 
 def merged(model: PeftModel) -> PreTrainedModel:
@@ -133,18 +229,3 @@ def _is_plain(layer: nn.Module) -> bool:
     if not isinstance(layer, PeftLinear) or layer.lora_variant:
         return False
     return all(part.bias is None for part in layer.lora_B.values())
-
-
-def _low_rank(layer: PeftLinear, adapter: str, rows: ExpertRows) -> RowLora:
-    down = cast(Tensor, layer.lora_A[adapter].weight)
-    up = cast(Tensor, layer.lora_B[adapter].weight) * layer.scaling[adapter]
-    return RowLora(layer.get_base_layer(), down, up, rows)
-
-
-def _switch(layer: PeftLinear, adapter: str, rows: ExpertRows) -> RowSwitch:
-    base = layer.get_base_layer()
-    weight, bias = cast(Tensor, base.weight).detach(), cast(Tensor | None, base.bias)
-    delta = layer.get_delta_weight(adapter).to(weight.dtype).detach()
-    if not layer.fan_in_fan_out:  # nn.Linear keeps (out, in); GPT-2's own layer (in, out)
-        weight, delta = weight.T, delta.T
-    return RowSwitch(weight, delta, None if bias is None else bias.detach(), rows)

@@ -17,7 +17,7 @@ from . import lora
 from .attention import ATTENTION
 from .graphs import CudaGraphs, Record, recordable
 from .inside import output_embeddings
-from .lora import ExpertRows
+from .lora import Adapter, AdapterRows
 
 Kind = Literal["full", "lora"]
 KV_LAYERS = ("full_attention", "sliding_attention")
@@ -29,7 +29,7 @@ class ModelPair:
     """Two models with one vocabulary. With kind "lora" both are one module: see `rows`.
 
     expert, base   modules that take ids and give logits; the same one for kind "lora"
-    rows           kind "lora": where to say how many rows of a forward are the expert's
+    rows           kind "lora": where to say how many rows of a forward go through which adapter
     eos_ids        any of them ends a row
     banned_ids     pad and bos (unless they end a row too): never drawn
     bos_ids        what a context may begin with
@@ -42,7 +42,7 @@ class ModelPair:
     expert: PreTrainedModel
     base: PreTrainedModel
     kind: Kind
-    rows: ExpertRows
+    rows: AdapterRows
     vocab_size: int
     eos_ids: frozenset[int]
     banned_ids: tuple[int, ...]
@@ -86,7 +86,7 @@ class ModelPair:
 
     @classmethod
     def of(
-        cls, base: PreTrainedModel, expert: PreTrainedModel, rows: ExpertRows | None = None
+        cls, base: PreTrainedModel, expert: PreTrainedModel, rows: AdapterRows | None = None
     ) -> "ModelPair":
         """Pair two models in memory; `rows` when both are one module with row-wise LoRA."""
         _check_vocabularies(base, expert)
@@ -98,7 +98,7 @@ class ModelPair:
             expert=expert,
             base=base,
             kind="full" if rows is None else "lora",
-            rows=rows or ExpertRows(),
+            rows=rows or AdapterRows(),
             vocab_size=_vocab_size(expert),
             eos_ids=eos,
             banned_ids=banned,
@@ -107,6 +107,21 @@ class ModelPair:
             max_positions=min(_max_positions(base), _max_positions(expert)),
             recorder=CudaGraphs if recordable(base) and recordable(expert) else None,
         )
+
+    def attach(self, key: str = "", adapters: Sequence[Adapter] = ()) -> None:
+        """Hold these adapters beside the expert's own, each for rows of its own, in the place of
+        those before; without any: the expert's alone. `key` tells them from others, and the same
+        ones again are no work. Buffers and recorded steps of other runs are dropped.
+
+        Raises ModelError for a pair of two models, or adapters that another expert was tuned to.
+        """
+        if key == self.rows.attached:
+            return
+        if self.kind != "lora":
+            raise ModelError("adapters need an expert that is a LoRA adapter of its base")
+        lora.attach(self.expert, adapters)
+        self.rows.attached = key
+        self.idle.clear()
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +160,7 @@ def _with_adapter(
     except Exception as error:
         raise ModelError(f"adapter {expert} does not fit base {base}: {error}") from error
     if lora.is_plain_lora(adapted):
-        rows = ExpertRows()
+        rows = AdapterRows()
         shared = lora.split_rows(adapted, rows, fold)
         return ModelPair.of(shared, shared, rows)
     try:

@@ -210,7 +210,7 @@ def _rows(
         total = total * fade + tl.sum(weight, axis=0)
         sums = sums * fade + tl.sum(weight[:, None] * v, axis=0)
         best = top
-    for piece in range(0, (reach + PIECE - 1) // PIECE):
+    for piece in range((reach + PIECE - 1) // PIECE):
         at = (piece * N + row) * HEADS + head
         far, more = tl.load(weight_in + 2 * at), tl.load(weight_in + 2 * at + 1)
         far_sums = tl.load(sums_in + at * SIZE + d, mask=inside, other=0.0)
@@ -220,5 +220,7 @@ def _rows(
         sums = sums * fade + far_sums * grow
         best = top
     tl.store(
-        out + (row * HEADS + head) * SIZE + d, (sums / total).to(query.dtype.element_ty), mask=inside
+        out + (row * HEADS + head) * SIZE + d,
+        (sums / total).to(query.dtype.element_ty),
+        mask=inside,
     )

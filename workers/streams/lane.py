@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from factory.errors import ModelError
 from workers.models.attention import Attender, Prefill, Scoring
 from workers.models.graphs import Record, Steps
 from workers.models.inside import input_device, watching_head
-from workers.models.lora import ExpertRows
+from workers.models.lora import AdapterRows
 
 from .documents import Context, DocumentCache, Ids, Layers, Tails
 from .kv import Grain, Plan, Role, Shape
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MASKED = torch.finfo(torch.float32).min  # of what is never drawn; −inf would turn into NaN
-RoleName = Literal["expert", "negative", "center", "base"]
-ROLES: tuple[RoleName, ...] = ("expert", "base", "negative", "center")
+RoleName = Literal["expert", "base", "negative", "center", "accepted", "rejected"]
+ROLES: tuple[RoleName, ...] = get_args(RoleName)
+GUIDING: tuple[RoleName, ...] = ("base", "negative", "center")
+ATTACHED: tuple[RoleName, ...] = ("accepted", "rejected")  # their adapters, in order
 PREFILL_TOKENS = {"cpu": 1024}  # of one prefill forward; more falls out of a CPU's cache
 PREFILL_TOKENS_ELSEWHERE = 16384
 SHORT_CONTEXT = {"cpu": 32}  # tokens; elsewhere memory is dear, and no context is copied
@@ -33,7 +35,8 @@ RECORDED = Grain(rows=32, columns=32, width=128)  # of steps that are recorded o
 
 
 class Lane:
-    """Rows of the expert's weights come first in every forward, the base's last.
+    """Rows of the expert's weights come first in every forward, then those of the adapters that are
+    attached beside it, the base's last.
 
     logits   of each role, (slots + 1, V) float32 on `out`: what a slot's next token is chosen
              by; banned tokens are at MASKED; the last row is nobody's. With `hidden` a row goes
@@ -47,14 +50,14 @@ class Lane:
         roles: Sequence[RoleName],
         rows: int,
         columns: int,
-        expert_rows: ExpertRows | None,
+        adapter_rows: AdapterRows | None,
         banned: Tensor,
         record: Record | None,
         *,
         hidden: bool = False,
     ) -> None:
         """rows, columns: of each role at most, and how many tokens a row generates at most.
-        expert_rows: where a row-wise LoRA reads how many rows are the expert's; or None.
+        adapter_rows: where a row-wise LoRA reads how many rows are whose; or None.
         banned: ids that are never drawn, on the device that logits are wanted on.
         record: how a step is recorded; None: every step is run as it is.
         hidden: what the logits are made of (d numbers) follows them in each row."""
@@ -71,7 +74,7 @@ class Lane:
         self._fused = _fused([*self._roles.values()]) if fused else None
         self._last: dict[tuple[RoleName, Context], Tensor] = {}
         self.documents: DocumentCache | None = None
-        self._expert_rows = expert_rows
+        self._adapter_rows = adapter_rows
         self._slots = rows
         self._banned = banned
         self._steps = Steps(self._device, record)
@@ -138,15 +141,13 @@ class Lane:
         """One token for every row of these roles: from integers and buffers to logits."""
         sizes = [sum(shape.parts) for shape in shapes.values()]
         *parts, rest = torch.split(integers, [*sizes, tiling.size if tiling else 0])
-        plans = [
-            Plan(shape, part) for shape, part in zip(shapes.values(), parts, strict=True)
-        ]
+        plans = [Plan(shape, part) for shape, part in zip(shapes.values(), parts, strict=True)]
         rows = [shape.rows for shape in shapes.values()]
         attender = self._attender(shapes, plans, tiling, rest)
         ids = torch.cat([plan.tokens for plan in plans])[:, None]
         positions = torch.cat([plan.positions for plan in plans])[:, None]
-        expert = sum(shape.rows for name, shape in shapes.items() if name != "base")
-        logits = self._forward(ids, positions, attender, expert)[:, -1]
+        shares = _shares((name, shape.rows) for name, shape in shapes.items())
+        logits = self._forward(ids, positions, attender, shares)[:, -1]
         for name, plan, part in zip(shapes, plans, torch.split(logits, rows), strict=True):
             self._keep(name, plan.slots, part)
 
@@ -188,18 +189,18 @@ class Lane:
         """Run contexts; of those with documents apart, the documents that are not kept and then
         what sees them all."""
         joint = [(name, context) for name, context in new if not context.spans]
-        joint.sort(key=lambda item: (item[0] == "base", len(item[1])))
+        joint.sort(key=lambda item: (_whose(item[0]), len(item[1])))
         for chunk in self._chunks(joint, lambda item: len(item[1])):
-            expert = sum(name != "base" for name, _ in chunk)
+            shares = _shares((name, 1) for name, _ in chunk)
             prefill = Prefill()
-            last = self._prefill([context.ids for _, context in chunk], prefill, expert)
+            last = self._prefill([context.ids for _, context in chunk], prefill, shares)
             self._add(chunk, prefill.layers, last)
         apart = [(name, context) for name, context in new if context.spans]
         found = self._found([context for _, context in apart])
         for chunk in self._chunks(apart, lambda item: len(item[1].tail)):
             contexts = [context for _, context in chunk]
             tails, starts = Tails(contexts, found), [c.end - len(c.tail) for c in contexts]
-            last = self._prefill([c.tail for c in contexts], tails, len(chunk), starts)
+            last = self._prefill([c.tail for c in contexts], tails, [len(chunk)], starts)
             self._add(chunk, tails.layers, last)
 
     def _found(self, contexts: Sequence[Context]) -> dict[Ids, Layers]:
@@ -210,7 +211,7 @@ class Lane:
         missing = sorted((text for text in heads if text not in found), key=len)
         for chunk in self._chunks(missing, len):
             prefill = Prefill()
-            self._prefill(chunk, prefill, len(chunk))
+            self._prefill(chunk, prefill, [len(chunk)])
             for row, text in enumerate(chunk):
                 own = slice(heads[text] if len(text) > heads[text] else 0, len(text))
                 found[text] = {
@@ -224,15 +225,15 @@ class Lane:
         self,
         texts: Sequence[Ids],
         attender: Prefill | Tails,
-        expert: int,
+        shares: Sequence[int],
         starts: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """Run texts from these positions on (or 0), the base's last; the logits after each."""
+        """Run texts from these positions on (or 0), ordered by `_whose`; the logits after each."""
         width = max(map(len, texts))
         padded = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in texts])
         positions = torch.arange(width) + torch.tensor(starts or [0] * len(texts))[:, None]
         ends = sorted({len(ids) - 1 for ids in texts})
-        logits = self._forward(padded, positions, attender, expert, torch.tensor(ends))
+        logits = self._forward(padded, positions, attender, shares, torch.tensor(ends))
         if len(attender.layers) != self._layers:
             raise ModelError(
                 f"{type(self._model).__name__} does not let its attention be replaced "
@@ -267,13 +268,13 @@ class Lane:
         ids: Tensor,
         positions: Tensor,
         attender: Attender,
-        expert: int,
+        shares: Sequence[int],
         keep: Tensor | None = None,
     ) -> Tensor:
-        """(n, q) ids at (n, q) positions to (n, kept, V) logits; the first `expert` rows with
-        the adapter, if there is one."""
-        if self._expert_rows is not None:
-            self._expert_rows.count, self._expert_rows.total = expert, len(ids)
+        """(n, q) ids at (n, q) positions to (n, kept, V) logits; the rows ordered by `_whose`,
+        `shares` as `_shares` has it."""
+        if self._adapter_rows is not None:
+            self._adapter_rows.split(len(ids), *shares)
         with watching_head(self._model, self._hidden) as seen:
             logits: Tensor = self._model(
                 input_ids=ids.to(self._device),
@@ -296,6 +297,22 @@ def _fused(roles: Sequence[Role]) -> "Fused":
     from .fused import Fused  # triton comes with CUDA's torch only
 
     return Fused(roles)
+
+
+def _whose(name: RoleName) -> int:
+    """Whose rows these are: 0 the expert's, then each attached adapter's, at last the base's."""
+    owners = ("expert", *ATTACHED, "base")
+    return owners.index(name) if name in owners else 0
+
+
+def _shares(rows: Iterable[tuple[RoleName, int]]) -> list[int]:
+    """How many of a forward's rows go through the expert's adapter, and through each attached
+    one."""
+    shares = [0] * (1 + len(ATTACHED))
+    for name, count in rows:
+        if name != "base":
+            shares[_whose(name)] += count
+    return shares
 
 
 class _Stacked:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from workers.models.pair import ModelPair
 
 from .documents import Context, DocumentCache
-from .lane import Lane, RoleName
+from .lane import ATTACHED, Lane, RoleName
 from .likeness import Likeness
 
 
@@ -86,10 +86,10 @@ class Streams:
 
     def _new_lanes(self) -> list[Lane]:
         pair = self._pair
+        experts: tuple[RoleName, ...] = ("expert", "negative", "center")
         if pair.kind == "lora":
-            return [self._lane(pair.expert, "expert", "negative", "center", "base")]
-        experts = self._lane(pair.expert, "expert", "negative", "center")
-        return [experts, self._lane(pair.base, "base")]
+            return [self._lane(pair.expert, *experts, *ATTACHED, "base")]
+        return [self._lane(pair.expert, *experts), self._lane(pair.base, "base")]
 
     def _lane(self, model: PreTrainedModel, *roles: RoleName) -> Lane:
         pair, (slots, columns, hidden) = self._pair, self._size

@@ -43,7 +43,7 @@ class Step:
     def __init__(self, tiling: Tiling, integers: Tensor, plans: Sequence[Plan]) -> None:
         """integers: those of `tiled`, int64; plans: of the roles, in the same order."""
         self.tiling = tiling
-        self.places, self.tiles = integers.split([2 * tiling.rows, tiling.size - 2 * tiling.rows])
+        self.places, self.tiles = torch.tensor_split(integers, [2 * tiling.rows])
         self.shared = torch.cat([plan.shared for plan in plans])
         self.own = torch.cat([plan.own for plan in plans])
 

@@ -6,6 +6,7 @@ random order would teach it that its context says nothing, and negatives would n
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -33,6 +34,7 @@ from workers.training.neighbours import Neighbours, by_words
 from workers.training.recipe import Progress, Trained
 
 FEWEST = 8  # samples that a fine-tune can be made from
+PAD = 0  # what fills rows up is masked, so any id does
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,9 @@ def train_expert(
         return found
     with seeded(config.seed):
         tokenizer, model = _load(base, config, device, dtype)
-        lists = _Lists(
-            Layout(tokenizer, prompt), config, _context(model, config), _padding(tokenizer), device
-        )
+        lists = Lists.of(Layout(tokenizer, prompt), config, model, device)
         kept, unseen = _split(texts, config)
-        loss = fit(
-            model,
-            lists.batches(kept, neighbours(kept, config.longest_list - 1)),
-            steps=config.steps,
-            optimizer=_optimizer(model, config),
-            schedule=flat_then_linear(config.steps),
-            on_progress=on_progress,
-        )
+        loss = lists.tune(model, kept, neighbours, on_progress)
         measured = lists.loss_on(model, unseen)
     with recipe.publishing(out) as draft:
         model.save_pretrained(draft)
@@ -105,14 +98,45 @@ def train_expert(
 
 
 @dataclass(frozen=True)
-class _Lists:
-    """Samples as rows to train on. Loss is taken on texts and their eos, not on the prompt."""
+class Lists:
+    """Samples as rows to train on. Loss is taken on texts and their eos, not on the prompt.
+
+    context  tokens of the longest row
+    """
 
     layout: Layout
     config: ExpertConfig
     context: int
-    pad: int
     device: str
+
+    @classmethod
+    def of(cls, layout: Layout, config: ExpertConfig, model: Any, device: str) -> "Lists":
+        """Rows for a model, no longer than it can take."""
+        limit = getattr(model.config, "max_position_embeddings", config.context)
+        return cls(layout, config, min(config.context, limit), device)
+
+    def tune(
+        self,
+        model: torch.nn.Module,
+        texts: Sequence[str],
+        neighbours: Neighbours,
+        on_progress: Progress | None,
+    ) -> float:
+        """Train what of a model can be trained; the mean loss of the last steps, see `fit`."""
+        return fit(
+            model,
+            self.batches(texts, neighbours(texts, self.config.longest_list - 1)),
+            steps=self.config.steps,
+            optimizer=_optimizer(model, self.config),
+            schedule=flat_then_linear(self.config.steps),
+            on_progress=on_progress,
+        )
+
+    def singles(self, texts: Sequence[str]) -> Iterator[Batch]:
+        """Batches of single samples, in order."""
+        size = self.config.batch
+        for start in range(0, len(texts), size):
+            yield self._batch([[text] for text in texts[start : start + size]])
 
     def batches(self, texts: Sequence[str], nearest: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """`steps` batches of `batch` documents; every sample leads one before any leads two."""
@@ -129,15 +153,13 @@ class _Lists:
         """Mean loss of single samples, nats a token; None without samples."""
         if not texts:
             return None
-        size = self.config.batch
-        parts = [texts[i : i + size] for i in range(0, len(texts), size)]
         with torch.no_grad():
-            losses = [float(batch_loss(model, self._batch([[t] for t in part]))) for part in parts]
-        return sum(x * len(part) for x, part in zip(losses, parts, strict=True)) / len(texts)
+            losses = [(float(batch_loss(model, b)), len(b.ids)) for b in self.singles(texts)]
+        return sum(loss * count for loss, count in losses) / len(texts)
 
     def _batch(self, documents: Sequence[Sequence[str]]) -> Batch:
         rows, labels = zip(*(self._row(document) for document in documents), strict=True)
-        return pad_batch(rows, labels, self.pad).to(self.device)
+        return pad_batch(rows, labels, PAD).to(self.device)
 
     def _row(self, texts: Sequence[str]) -> tuple[list[int], list[int]]:
         ids: list[int] = list(self.layout.list_ids(()))
@@ -172,13 +194,11 @@ def _recipe(
 
 def _load(base: Path, config: ExpertConfig, device: str, dtype: str) -> tuple[Any, Any]:
     """The base's tokenizer, and the base ready to be trained by the method."""
-    try:
+    with loading(base):
         tokenizer = AutoTokenizer.from_pretrained(base)
         model: Any = AutoModelForCausalLM.from_pretrained(
             base, dtype=getattr(torch, dtype), use_safetensors=True
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"the base at {base} cannot be loaded: {error}") from error
     if config.method == "lora":
         adapter = LoraConfig(
             r=config.rank,
@@ -190,6 +210,15 @@ def _load(base: Path, config: ExpertConfig, device: str, dtype: str) -> tuple[An
     return tokenizer, model.to(device)
 
 
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Raises ModelError where what is in a folder cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"the base at {folder} cannot be loaded: {error}") from error
+
+
 def _optimizer(model: torch.nn.Module, config: ExpertConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],
@@ -197,16 +226,6 @@ def _optimizer(model: torch.nn.Module, config: ExpertConfig) -> torch.optim.Opti
         betas=(0.9, 0.98),
         weight_decay=0.0,
     )
-
-
-def _context(model: Any, config: ExpertConfig) -> int:
-    """The longest row, which no model's positions may fall short of."""
-    return min(config.context, getattr(model.config, "max_position_embeddings", config.context))
-
-
-def _padding(tokenizer: Any) -> int:
-    """What fills rows up; it is masked, so any id does."""
-    return int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
 
 
 def heldout(count: int, config: ExpertConfig) -> set[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -79,11 +80,27 @@ def fit(
 
 def batch_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
     """Mean cross-entropy over the labels that are not ignored, nats a token, scalar float32."""
+    return _cross_entropy(model, batch, "mean")
+
+
+@torch.inference_mode()
+def row_log_probs(model: torch.nn.Module, batch: Batch) -> list[float]:
+    """Of each row: the mean log-probability of its labels that are not ignored, nats a token."""
+    total = -_cross_entropy(model, batch, "none").view(len(batch.ids), -1).sum(dim=1)
+    found: list[float] = (total / (batch.labels[:, 1:] != IGNORED).sum(dim=1)).tolist()
+    return found
+
+
+def _cross_entropy(
+    model: torch.nn.Module, batch: Batch, reduction: Literal["mean", "none"]
+) -> Tensor:
+    """Of every label in turn (0 where it is ignored), or their mean."""
     logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
     return torch.nn.functional.cross_entropy(
         logits[:, :-1].float().flatten(0, 1),
         batch.labels[:, 1:].flatten(),
         ignore_index=IGNORED,
+        reduction=reduction,
     )
 
 

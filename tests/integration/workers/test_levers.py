@@ -16,7 +16,7 @@ from factory.feedback import RECOMMENDED, Feedback, Window
 from factory.settings import Settings
 from factory.tables import Attempt, FittedLever, Job, Push, Review, Sample
 from workers.gpu_worker import GpuWorker
-from workers.levers import acting
+from workers.levers import bench
 from workers.metrics.variety import words
 
 from .factory_floor import Floor, open_floor
@@ -188,7 +188,7 @@ def test_verdicts_without_sense_move_nothing(floor: Floor, gpu: GpuWorker) -> No
     assert tokens(floor, same) == tokens(floor, control)
     use = provenance(floor, same[0])["levers"][0]
     assert (use["digest"], use["weight"]) == (None, 0.0)
-    assert "no better than one fitted on shuffled verdicts" in use["note"]
+    assert "no better than shuffled ones" in use["note"]
 
 
 def test_without_any_verdict_the_recommended_levers_wait(floor: Floor, gpu: GpuWorker) -> None:
@@ -214,9 +214,9 @@ def test_a_job_refits_when_enough_verdicts_came(floor: Floor, gpu: GpuWorker) ->
     job = floor.submit(12, 4, guidance=PLAIN, audit=0, feedback={"levers": {"verdict_head": HEAD}})
     one, two, three = floor.shards(job)
     gpu.run_shard(one.id)
-    review(floor, extra[: acting.REFIT_AFTER - 1], is_about)
+    review(floor, extra[: bench.REFIT_AFTER - 1], is_about)
     gpu.run_shard(two.id)
-    review(floor, extra[acting.REFIT_AFTER - 1 :], is_about)
+    review(floor, extra[bench.REFIT_AFTER - 1 :], is_about)
     gpu.run_shard(three.id)
     uses = [provenance(floor, s)["levers"][0] for s in floor.samples(job)[::4]]
     assert uses[0] == uses[1]

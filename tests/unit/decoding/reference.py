@@ -20,11 +20,22 @@ from workers.decoding.sampling import Noise, noise_keys
 
 
 @dataclass(frozen=True)
+class Apart:
+    """Merged copies of an adapter tuned on accepted texts and of one tuned on rejected texts."""
+
+    accepted: PreTrainedModel
+    rejected: PreTrainedModel
+    weight: float
+    cap: float
+
+
+@dataclass(frozen=True)
 class Reference:
-    """Two plain models: the expert is a merged copy when it is an adapter."""
+    """Two plain models: the expert is a merged copy when it is an adapter. apart: steer too."""
 
     expert: PreTrainedModel
     base: PreTrainedModel
+    apart: Apart | None = None
 
     @classmethod
     def load(cls, folder: Path, kind: str) -> "Reference":
@@ -102,10 +113,35 @@ def step(
             scores = e if guidance.gamma == 0 else e + guidance.gamma * own
             away = n if guidance.rule == "avoidance" or n is None else n - c
             scores = scores if away is None else scores - guidance.eta * away
+    if models.apart is not None and request.learned:
+        parts["adapters"] = apart(models.apart, [*request.prompt_ids, *tokens], e, keep, banned)
+        scores = scores + parts["adapters"]
     scores = np.where(keep, scores, -np.inf)
     token, noisy, sampling_edge = draw(scores, sampling, request.seed, len(tokens))
     chosen = {name: float(x[token]) for name, x in parts.items()}
     return Step(token, scores, noisy, min(edge, sampling_edge), int(keep.sum()), chosen)
+
+
+def apart(
+    models: Apart, ids: Sequence[int], e: np.ndarray, keep: np.ndarray, banned: Sequence[int]
+) -> np.ndarray:
+    """ρ(A − R) of kept tokens: ρ halved into until the cap holds."""
+    a, r = (log_probs(model, ids, banned) for model in (models.accepted, models.rejected))
+    p, f = np.exp(e[keep] - np.log(np.exp(e[keep]).sum())), (a[keep] - r[keep])
+
+    def moved(rho: float) -> float:
+        q = p * np.exp(rho * f)
+        q /= q.sum()
+        return float((q * np.log(q / p)).sum())
+
+    low, high = 0.0, models.weight
+    for _ in range(16):
+        middle = (low + high) / 2
+        low, high = (middle, high) if moved(middle) <= models.cap else (low, middle)
+    rho = models.weight if moved(models.weight) <= models.cap else low
+    term = np.zeros(len(e))
+    term[keep] = rho * f
+    return term
 
 
 def likeness(

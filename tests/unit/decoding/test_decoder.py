@@ -54,7 +54,11 @@ def requests(draw: st.DrawFn) -> Request:
 
 
 def assert_same(
-    completion: Completion, request: Request, models: reference.Reference, decoder: SteerDecoder
+    completion: Completion,
+    request: Request,
+    models: reference.Reference,
+    decoder: SteerDecoder,
+    tolerance: float = TOLERANCE,
 ) -> None:
     """The reference's tokens, or a first difference within float32 of a tie or a mask's edge."""
     pair = decoder._pair
@@ -69,7 +73,7 @@ def assert_same(
     ours = [*completion.token_ids, EOS]
     at = next(i for i, (a, b) in enumerate(zip(ours, [*ids, EOS], strict=False)) if a != b)
     gap = abs(steps[at].noisy.max() - steps[at].noisy[ours[at]])
-    assert min(gap, steps[at].edge) < TOLERANCE, f"token {at}: {ours[at]} for {steps[at].token}"
+    assert min(gap, steps[at].edge) < tolerance, f"token {at}: {ours[at]} for {steps[at].token}"
 
 
 def check_trace(completion: Completion, steps: Sequence[reference.Step]) -> None:
@@ -77,7 +81,7 @@ def check_trace(completion: Completion, steps: Sequence[reference.Step]) -> None
     assert trace is not None
     assert trace.tokens.tolist() == list(completion.token_ids)
     for i, step in enumerate(steps[: len(completion.token_ids)]):
-        for name in ("expert", "base", "negative", "center"):
+        for name in ("expert", "base", "negative", "center", "adapters"):
             values = getattr(trace, name)
             assert (values is None) == (name not in step.parts)
             if values is not None:

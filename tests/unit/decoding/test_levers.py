@@ -47,7 +47,8 @@ def requests(count: int, **more: object) -> list[Request]:
 
 
 def run(pair: ModelPair, asked: list[Request], head: HeadTerm | None, **more: object) -> list:
-    decoder = SteerDecoder(pair, NO_ETA, SAMPLING, 4, trace=True, head=head, **more)
+    terms = [head] if head else []
+    decoder = SteerDecoder(pair, NO_ETA, SAMPLING, 4, trace=True, terms=terms, **more)
     return sorted(decoder.run(asked), key=lambda completion: completion.index)
 
 
@@ -104,12 +105,12 @@ def test_rows_that_want_no_head_are_as_without_one(pairs: Pairs, kind: str) -> N
     """Bit for bit, in the same places and beside rows that it steers."""
     pair = pairs("llama", kind)
     plain = run(pair, requests(12), None)
-    asked = [replace(request, head=i % 3 > 0) for i, request in enumerate(requests(12))]
+    asked = [replace(request, learned=i % 3 > 0) for i, request in enumerate(requests(12))]
     mixed = run(pair, asked, HeadTerm(random_head(1), 20.0, 5.0))
     assert any(a.token_ids != b.token_ids for a, b in zip(plain, mixed, strict=True))
     alone = run(
         pair,
-        [replace(request, head=False) for request in requests(12)],
+        [replace(request, learned=False) for request in requests(12)],
         HeadTerm(random_head(1), 20.0, 5.0),
     )
     for i, (one, two) in enumerate(zip(plain, alone, strict=True)):
@@ -152,7 +153,7 @@ def test_the_mask_is_the_experts(pairs: Pairs) -> None:
     pair = pairs("llama", "lora")
     guidance = Guidance(eta=0, nucleus=0.6)
     strong = HeadTerm(random_head(3, 5.0), 100.0, 100.0)
-    decoder = SteerDecoder(pair, guidance, SAMPLING, 4, trace=True, head=strong)
+    decoder = SteerDecoder(pair, guidance, SAMPLING, 4, trace=True, terms=[strong])
     for completion in decoder.run(requests(8)):
         ids = [1, 5, 9 + completion.index % 3]
         for position, token in enumerate(completion.token_ids):
@@ -162,7 +163,7 @@ def test_the_mask_is_the_experts(pairs: Pairs) -> None:
 
 
 def _logits(pair: ModelPair, hidden: torch.Tensor) -> torch.Tensor:
-    pair.rows.count = pair.rows.total = 1
+    pair.rows.split(1, 1)
     with torch.inference_mode():
         logits = pair.expert.get_output_embeddings()(hidden[None])[0]
         return logits.index_fill(-1, torch.tensor(pair.banned_ids), MASKED)
@@ -172,7 +173,7 @@ def test_a_head_of_another_model_is_refused(pairs: Pairs) -> None:
     head = random_head(0)
     small = replace(head, direction=head.direction[:-1])
     with pytest.raises(ValueError, match="another size"):
-        SteerDecoder(pairs("llama", "lora"), NO_ETA, SAMPLING, head=HeadTerm(small, 1.0, 0.3))
+        SteerDecoder(pairs("llama", "lora"), NO_ETA, SAMPLING, terms=[HeadTerm(small, 1.0, 0.3)])
     with pytest.raises(ValueError, match="cap above 0"):
         HeadTerm(head, 1.0, 0.0)
 

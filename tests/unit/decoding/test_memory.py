@@ -2,7 +2,9 @@
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 
+import peft
 import pytest
 import torch
 from hypothesis import given
@@ -10,8 +12,12 @@ from hypothesis import strategies as st
 
 from factory.guidance import Guidance, Sampling
 from workers.decoding import ModelPair, Request, SteerDecoder
+from workers.levers.adapters import Adapters, AdaptersTerm
 from workers.memory import MemoryPlan, most_slots, plan
+from workers.models.lora import adapter_of
 from workers.streams.kv import Grain
+
+from .reference import plain_model
 
 Pairs = Callable[[str, str], ModelPair]
 lengths = st.integers(1, 2000)
@@ -59,16 +65,26 @@ def test_what_is_held_is_linear_in_slots_and_lengths(length: int, new: int, slot
         assert held(*step(2)) - held(*step(1)) == held(*step(1)) - held(*step(0)) > 0
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "adapters"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
-def test_the_plan_covers_what_is_taken(family: str, kind: str, pairs: Pairs) -> None:
+def test_the_plan_covers_what_is_taken(
+    family: str, kind: str, pairs: Pairs, folders: Callable[[str], Path]
+) -> None:
     """Tensors that a run holds between steps: no more than planned, and more than a third."""
-    pair = pairs(family, kind)
+    pair = pairs(family, "full" if kind == "full" else "lora")
     guidance, sampling = Guidance(gamma=0.2, eta=0.5), Sampling(max_new_tokens=40)
     wanted = [
         Request((5,) * 40, (6 + i,) * 50, seed=i, center_ids=(7 + i,) * 48) for i in range(12)
     ]
     contexts = {"expert": (40, 12), "base": (40, 12), "negative": (50, 1), "center": (48, 1)}
+    terms: list[AdaptersTerm] = []
+    if kind == "adapters":
+        contexts |= {"accepted": (40, 12), "rejected": (40, 12)}
+        folder = folders(family)
+        adapted = peft.PeftModel.from_pretrained(plain_model(folder / "base"), folder / "lora")
+        parts = adapter_of(adapted)
+        terms = [AdaptersTerm(Adapters("one", parts, parts), 1.0, 0.3)]
+        terms[0].on(pair)
     planned = plan(pair, guidance, sampling, contexts).held(12)
 
     def taken() -> int:
@@ -78,7 +94,8 @@ def test_the_plan_covers_what_is_taken(family: str, kind: str, pairs: Pairs) -> 
         return sum(storages.values())
 
     before = taken()
-    run = SteerDecoder(pair, guidance, sampling, 12, trace=True, should_stop=lambda ids: True)
+    stop = {"trace": True, "should_stop": lambda ids: True}
+    run = SteerDecoder(pair, guidance, sampling, 12, terms=terms, **stop)
     rows = run.run(wanted)
     next(rows)
     held = taken() - before

@@ -35,7 +35,7 @@ def test_a_filter_that_knows_nothing_is_refused() -> None:
         if fitted.filter is None:
             refused += 1
             assert fitted.refused is not None
-            assert "no better than one fitted on shuffled verdicts" in fitted.refused
+            assert "no better than shuffled ones" in fitted.refused
     assert refused >= 17
 
 
