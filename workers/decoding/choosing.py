@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Literal, Protocol
 
@@ -58,6 +59,11 @@ class Sample:
     roles: tuple[RoleName, ...]
     other: Sequence[int] = ()  # the tokens of the sample that this one is contrasted with
     tokens: list[int] = field(default_factory=list)
+
+    @cached_property
+    def present(self) -> int:
+        """Bits 1, 2, 4: whether it has a base, negative, centre stream."""
+        return sum(1 << i for i, role in enumerate(GUIDING) if role in self.roles)
 
     @property
     def other_token(self) -> Sequence[int]:
@@ -122,7 +128,7 @@ class Chooser:
         rows = samples.values()
         numbers = [
             [*samples],
-            [sum(1 << i for i, r in enumerate(GUIDING) if r in s.roles) for s in rows],
+            [s.present for s in rows],
             [len(s.tokens) for s in rows],
         ]
         slots, present, positions = torch.tensor(numbers).to(self._device)
@@ -131,7 +137,7 @@ class Chooser:
         chosen = choose(logits, slots, present, keys, tokens, *settings)
         if self._traces:
             self._traces.put(slots, positions, chosen[:, :8])
-        ids, healthy = chosen[:, [0, 8]].int().T.tolist()
+        ids, healthy = chosen[:, ::8].int().T.tolist()
         return ids, list(map(bool, healthy))
 
     def steer(self, like: Sample, at: Tensor | slice, logits: Logits) -> tuple[Steered, Tensor]:

@@ -4,8 +4,10 @@ works on buffers that stay where they are.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -27,9 +29,9 @@ class Steps:
         self._record = record
         self._kept: OrderedDict[Hashable, tuple[Replay, Tensor] | None] = OrderedDict()
 
-    def run(self, key: Hashable, integers: Sequence[int], step: Step) -> None:
+    def run(self, key: Hashable, integers: npt.NDArray[np.int64], step: Step) -> None:
         """Run `step` on these integers. Equal keys: the same work on the same buffers."""
-        host = torch.tensor(integers)
+        host = torch.from_numpy(integers)
         if self._record is None or key not in self._kept:
             self._kept[key] = None  # run once before it is recorded: libraries set themselves up
             step(host.to(self._device))

@@ -9,14 +9,18 @@ buffers is the same work, so that it can be recorded once and replayed with othe
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from workers.models.attention import Scoring, additive, visible
 
 from .documents import Context, Layers
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,30 @@ class Shape:
 
 @dataclass
 class _Row:
-    """shared: tokens of the context that it reads where all rows do; own: tokens in its own
-    columns, those of a short context among them; shift: from these to its position."""
+    """shared: tokens of the context that it reads where all rows do; begun: at which step of the
+    role nothing would have been in its own columns, to which a short context is copied; shift:
+    from what it reads to its position."""
 
     slot: int
     context: int
     shared: int
-    own: int
+    begun: int
     shift: int
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """What stays from step to step until rows or contexts come or go. Arrays are int64.
+
+    slots   of the rows, in order; count: rows of a step's shape
+    begun   (rows,); known: slots, then what a row reads of its context, shifts, places, (count,)
+            each; see `Plan`
+    """
+
+    slots: list[int]
+    begun: Ints
+    known: tuple[Ints, Ints, Ints, Ints]
+    shape: Shape
 
 
 class Role:
@@ -86,6 +106,8 @@ class Role:
         self._latest: tuple[Context, ...] = ()
         self.plan: Plan | None = None  # of the step that runs
         self._moved = False
+        self._turn = 0  # steps so far
+        self._standing: Standing | None = None
 
     def __len__(self) -> int:
         return len(self._rows) - len(self._vacant)
@@ -96,7 +118,7 @@ class Role:
 
     def add_context(self, context: Context, layers: Layers, row: int) -> None:
         """Store a context's KV: its columns, the first of row `row` of a prefill's layers."""
-        place = len(self._contexts)
+        place, self._standing = len(self._contexts), None
         self._contexts.append(context)
         for layer, pair in layers.items():
             old = self._context_layers.get(layer)
@@ -122,7 +144,7 @@ class Role:
         for index in reversed(range(len(self._contexts))):
             if index in used or self._contexts[index] in keep:
                 continue
-            last = len(self._contexts) - 1
+            last, self._standing = len(self._contexts) - 1, None
             self._contexts[index] = self._contexts[last]
             self._contexts.pop()
             for row in self._rows:
@@ -133,16 +155,17 @@ class Role:
 
     def open(self, wanted: Sequence[tuple[int, Context]]) -> None:
         """Start rows (slot, context), each going on from a context that is here."""
-        opened: dict[int, _Row] = {}
+        opened: dict[int, tuple[int, int]] = {}
+        self._standing = None
         for slot, context in wanted:
             length = len(context)
             copied = length if length <= self._short else 0
             index, shift = self._contexts.index(context), context.end - length
-            row = _Row(slot, index, length - copied, copied, shift)
+            row = _Row(slot, index, length - copied, self._turn - copied, shift)
             self._copied = max(self._copied, copied)
             place = self._vacant.pop(0) if self._vacant else len(self._rows)
             self._rows[place : place + 1] = [row]
-            opened[place] = row
+            opened[place] = index, copied
             self._latest = (context,)
         places = torch.tensor([*opened])
         for layer, pair in self._context_layers.items():
@@ -150,9 +173,9 @@ class Role:
             for buffer, shared in zip(self._buffers(layer), pair, strict=True):
                 # A NaN left behind by the last row would shine through any mask.
                 buffer.index_fill_(0, places, 0)
-                for place, row in opened.items():
-                    if row.own:
-                        buffer[place, :, : row.own] = shared[row.context, :, : row.own]
+                for place, (index, copied) in opened.items():
+                    if copied:
+                        buffer[place, :, :copied] = shared[index, :, :copied]
 
     def close(self, slots: set[int]) -> None:
         """End the rows of these slots."""
@@ -166,10 +189,12 @@ class Role:
     def clear(self) -> None:
         """End all rows and drop all contexts; the buffers stay."""
         self._rows, self._vacant, self._contexts, self._latest = [], [], [], ()
+        self._standing = None
 
     def _settle(self) -> None:
         """Move the last rows to the places that are still vacant."""
         while self._vacant:
+            self._standing = None
             place, last = self._vacant.pop(), self._rows.pop()
             if place == len(self._rows):
                 continue
@@ -183,34 +208,47 @@ class Role:
         moved, self._moved = self._moved, False
         return moved
 
-    def step(self, tokens: Mapping[int, int]) -> tuple[Shape, list[int]]:
+    def step(self, tokens: Mapping[int, int]) -> tuple[Shape, Ints]:
         """Make room for one more token (slot → token) in every row; the next forward fills it.
 
         Returns the step's shape and its integers, see `Plan`. Rows that are there only to fill
         the shape go on from context 0 with token 0, and end in a slot behind the others.
         """
+        here = self.standing()
+        count, live = here.shape.rows, len(here.slots)
+        now, own = np.zeros((2, count), dtype=np.int64)
+        now[:live] = [tokens[slot] for slot in here.slots]
+        own[:live] = self._turn - here.begun
+        self._turn += 1
+        fused = self._grain.fused
+        columns = 0 if fused else _multiple(int(own.max()) + 1, self._grain.columns)
+        slots, *rest = here.known
+        return replace(here.shape, columns=columns), np.concatenate((now, slots, own, *rest))
+
+    def standing(self) -> Standing:
+        """How rows and contexts stand now; the same object until that changes."""
         self._settle()
+        self._standing = self._standing or self._arranged()
+        return self._standing
+
+    def _arranged(self) -> Standing:
         rows, grain, lengths = self._rows, self._grain, [len(context) for context in self._contexts]
         count = few(len(rows), grain.rows)
-        spare = count - len(rows)
         apart = any(row.shared for row in rows) and not grain.fused
         contexts = few(len(lengths), grain.rows) if apart else 1
         width = _multiple(max(lengths), grain.width) if apart else 0
-        longest = max(row.own for row in rows) + 1
-        columns = 0 if grain.fused else _multiple(longest, grain.columns)
         gather, place, each = _grouping([row.context for row in rows], count, contexts, grain)
-        integers = [
-            *[tokens[row.slot] for row in rows] + [0] * spare,
-            *[row.slot for row in rows] + [self._slots] * spare,
-            *[row.own for row in rows] + [0] * spare,
-            *[row.shared for row in rows] + [0] * spare,
-            *[row.shift for row in rows] + [0] * spare,
-            *gather,
-            *place,
-        ]
-        for row in rows:
-            row.own += 1
-        return Shape(count, contexts, each, width, columns), integers
+        slots, shared, shift = np.zeros((3, count), dtype=np.int64)
+        slots[:] = self._slots
+        slots[: len(rows)] = [row.slot for row in rows]
+        shared[: len(rows)] = [row.shared for row in rows]
+        shift[: len(rows)] = [row.shift for row in rows]
+        return Standing(
+            [row.slot for row in rows],
+            np.array([row.begun for row in rows], dtype=np.int64),
+            (slots, shared, shift, np.array([*gather, *place], dtype=np.int64)),
+            Shape(count, contexts, each, width, 0),
+        )
 
     def sharing(self) -> list[tuple[int, int, list[int]]]:
         """Contexts that are read apart: their place, how many tokens, and the rows that do."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ from workers.models.inside import input_device, watching_head
 from workers.models.lora import AdapterRows
 
 from .documents import Context, DocumentCache, Ids, Layers, Tails
-from .kv import Grain, Plan, Role, Shape
+from .kv import Grain, Ints, Plan, Role, Shape, Standing
 from .tiles import Step, Tiling, tiled
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Lane:
             name: Role(rows, columns, short, self._grain) for name in roles
         }
         self._fused = _fused([*self._roles.values()]) if fused else None
+        self._tiles: tuple[list[Standing], Tiling, Ints] | None = None
         self._last: dict[tuple[RoleName, Context], Tensor] = {}
         self.documents: DocumentCache | None = None
         self._adapter_rows = adapter_rows
@@ -102,21 +104,26 @@ class Lane:
         of = {"negative": negative or tokens}
         parts = {name: role.step(of.get(name, tokens)) for name, role in live.items()}
         shapes = {name: shape for name, (shape, _) in parts.items()}
-        integers = [number for _, some in parts.values() for number in some]
-        tiling = None
-        if self._fused is not None:
-            numbered = enumerate(self._roles.items())
-            of_number = {i: (role, shapes[name]) for i, (name, role) in numbered if name in live}
-            tiling, more = tiled(of_number, self._grain.rows)
-            integers += more
+        tiling, more = self._tiled(live)
         moved = [role.is_moved() for role in live.values()]
         if any(moved):
             self._forget_addresses()
         self._steps.run(
             (tuple(shapes.items()), tiling),
-            integers,
+            np.concatenate([*(some for _, some in parts.values()), more]),
             lambda integers: self._step(shapes, tiling, integers),
         )
+
+    def _tiled(self, live: Mapping[RoleName, Role]) -> tuple[Tiling | None, Ints]:
+        """The tiles of these roles' rows, where kernels attend; made again when rows or contexts
+        have come or gone."""
+        if self._fused is None:
+            return None, np.zeros(0, dtype=np.int64)
+        here = [role.standing() for role in live.values()]
+        if self._tiles is None or self._tiles[0] != here:
+            numbers = {i: live[name] for i, name in enumerate(self._roles) if name in live}
+            self._tiles = here, *tiled(numbers, self._grain.rows)
+        return self._tiles[1:]
 
     def _forget_addresses(self) -> None:
         """What was recorded, and where buffers are, as one has moved."""

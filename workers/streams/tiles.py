@@ -7,10 +7,11 @@ of them. What a step is depends on numbers in one tensor, so that it can be reco
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .kv import Plan, Role, Shape, few
+from .kv import Ints, Plan, Role, few
 
 ROWS = 16  # of one tile
 PIECE = 128  # tokens of a context in one tile: what is longer is looked at side by side
@@ -48,24 +49,25 @@ class Step:
         self.own = torch.cat([plan.own for plan in plans])
 
 
-def tiled(roles: Mapping[int, tuple[Role, Shape]], grain: int) -> tuple[Tiling, list[int]]:
+def tiled(roles: Mapping[int, Role], grain: int) -> tuple[Tiling, Ints]:
     """The tiles of a step's rows, of roles by their number; their count is rounded up by `grain`.
     Also as integers: places, then tiles."""
-    places: list[int] = []
+    places: list[Ints] = []
     tiles: list[int] = []
-    pieces = 1
-    for number, (role, shape) in roles.items():
-        first = len(places) // 2
-        places += [x for place in range(shape.rows) for x in (number, place)]
-        for context, length, rows in role.sharing():
+    pieces, first = 1, 0
+    for number, role in roles.items():
+        rows = role.standing().shape.rows
+        places.append(np.stack((np.full(rows, number), np.arange(rows)), axis=1).ravel())
+        for context, length, reading in role.sharing():
             pieces = max(pieces, -(-length // PIECE))
-            portions = list(_portions([first + row for row in rows]))
+            portions = list(_portions([first + row for row in reading]))
             for start in range(0, length, PIECE):
                 tiles += [x for some in portions for x in (number, context, start, *some)]
+        first += rows
     size = HEAD + ROWS
     count = few(len(tiles) // size, grain)
     tiles += [0, 0, 0, *[-1] * ROWS] * (count - len(tiles) // size)
-    return Tiling(len(places) // 2, count, pieces), [*places, *tiles]
+    return Tiling(first, count, pieces), np.array([*np.concatenate(places), *tiles])
 
 
 def _portions(rows: Sequence[int]) -> Iterator[list[int]]:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -145,14 +146,14 @@ def test_a_step_is_recorded_when_its_key_comes_again() -> None:
 
     steps = Steps(torch.device("cpu"), record)
     for numbers in ([1, 2], [3, 4], [5, 6]):
-        steps.run("a", numbers, lambda x: seen.append(x.tolist()))
+        steps.run("a", np.array(numbers), lambda x: seen.append(x.tolist()))
     assert seen == [[1, 2], [3, 4], [5, 6]]
     assert recorded == [2]
     for key in range(KEPT):
-        steps.run(key, [0], lambda _: None)
-    steps.run("a", [7, 8], lambda x: seen.append(x.tolist()))  # forgotten: run as it is
+        steps.run(key, np.array([0]), lambda _: None)
+    steps.run("a", np.array([7, 8]), lambda x: seen.append(x.tolist()))  # forgotten: run as it is
     assert (seen[-1], recorded) == ([7, 8], [2])
-    steps.run("a", [7, 8], lambda _: None)
+    steps.run("a", np.array([7, 8]), lambda _: None)
     steps.clear()
-    steps.run("a", [9, 9], lambda x: seen.append(x.tolist()))
+    steps.run("a", np.array([9, 9]), lambda x: seen.append(x.tolist()))
     assert (seen[-1], recorded) == ([9, 9], [2, 2])
