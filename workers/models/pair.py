@@ -18,6 +18,7 @@ from .attention import ATTENTION
 from .graphs import CudaGraphs, Record, recordable
 from .inside import output_embeddings
 from .lora import Adapter, AdapterRows
+from .norms import fuse_norms
 
 Kind = Literal["full", "lora"]
 KV_LAYERS = ("full_attention", "sliding_attention")
@@ -94,6 +95,7 @@ class ModelPair:
         for model in (base, expert):
             model.train(False)
             model.set_attn_implementation(ATTENTION)
+            fuse_norms(model)
         return cls(
             expert=expert,
             base=base,

@@ -21,9 +21,9 @@ from .tiles import HEAD, PIECE, ROWS, Step
 
 LOWEST = -1e30  # in the place of −∞, which would turn into NaN
 COLUMNS = 6  # of the table of buffers
-KEYS = 64  # of a context, looked at together
-OWN = 4096  # numbers of a row's own keys, likewise
-WARPS, STAGES, WARPS_OF_ROWS = 4, 2, 2
+KEYS = 2**14  # bytes of a context's keys that are looked at together
+QUERIES = 64  # at most, that look at them
+OWN = 2048  # numbers of a row's own keys, likewise
 
 
 class Fused:
@@ -69,23 +69,25 @@ class Together:
         width = triton.next_power_of_2(size)
         same = {
             "scale": scoring.scale, "cap": scoring.softcap or 0.0, "window": scoring.window or 0,
-            "N": n, "HEADS": heads, "KV_HEADS": kv_heads, "SIZE": size,
+            "rows": n, "HEADS": heads, "KV_HEADS": kv_heads, "SIZE": size,
             "WINDOW": scoring.window is not None, "SOFTCAP": scoring.softcap is not None,
             "PIECE": PIECE, "COLUMNS": COLUMNS, "LOWEST": LOWEST,
         }  # fmt: skip
         if tiling.tiles:
-            _pieces[(tiling.tiles, kv_heads)](
+            queries, wide = ROWS * heads // kv_heads, max(16, width)
+            m = min(QUERIES, max(16, triton.next_power_of_2(queries)))
+            keys = min(64, max(16, KEYS // (wide * query.element_size())))
+            _pieces[(tiling.tiles, kv_heads, triton.cdiv(queries, m))](
                 query, query.stride(0), query.stride(1),
                 table, step.tiles, step.shared, step.own, sums, weight, **same,
-                HEAD=HEAD, ROWS=ROWS, M=max(16, triton.next_power_of_2(ROWS * heads // kv_heads)),
-                WIDTH=max(16, width), BLOCK=KEYS, num_warps=WARPS, num_stages=STAGES,
+                HEAD=HEAD, ROWS=ROWS, M=m, WIDTH=wide, BLOCK=keys, num_warps=4, num_stages=2,
             )  # fmt: skip
         out = query.new_empty(n, heads, 1, size)
         _rows[(n, heads)](
             query, query.stride(0), query.stride(1), key, key.stride(0), key.stride(1),
             value, value.stride(0), value.stride(1),
             table, step.places, step.shared, step.own, sums, weight, out, **same,
-            WIDTH=width, BLOCK=max(8, OWN // width), num_warps=WARPS_OF_ROWS, num_stages=1,
+            WIDTH=width, BLOCK=max(8, OWN // width), num_warps=1, num_stages=1,
         )  # fmt: skip
         return out
 
@@ -102,11 +104,11 @@ def _squashed(score, cap, SOFTCAP: tl.constexpr):
     return cap * (2 * tl.sigmoid(2 * score / cap) - 1) if SOFTCAP else score
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _pieces(
     query, query_row, query_head, table, tiles, shared, own, sums_out, weight_out,
-    scale, cap, window,
-    N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr,
+    scale, cap, window, rows,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr,
     WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PIECE: tl.constexpr, COLUMNS: tl.constexpr,
     LOWEST: tl.constexpr, HEAD: tl.constexpr, ROWS: tl.constexpr, M: tl.constexpr,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr,
@@ -116,7 +118,7 @@ def _pieces(
     group: tl.constexpr = HEADS // KV_HEADS
     tile, head = tiles + tl.program_id(0) * (HEAD + ROWS), tl.program_id(1)
     role, context, start = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
-    m = tl.arange(0, M)
+    m = tl.program_id(2) * M + tl.arange(0, M)
     row = tl.load(tile + HEAD + m // group, mask=m < ROWS * group, other=-1)
     there = row >= 0
     of = head * group + m % group
@@ -155,24 +157,24 @@ def _pieces(
         sums = sums * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision="ieee")
         best = top
 
-    at = (start // PIECE * N + row) * HEADS + of
+    at = (start // PIECE * rows + row) * HEADS + of
     tl.store(weight_out + 2 * at, best, mask=there)
     tl.store(weight_out + 2 * at + 1, total, mask=there)
     tl.store(sums_out + at[:, None] * SIZE + d[None, :], sums, mask=both)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rows(
     query, query_row, query_head, key, key_row, key_head, value, value_row, value_head,
-    table, places, shared, own, sums_in, weight_in, out, scale, cap, window,
-    N: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr,
+    table, places, shared, own, sums_in, weight_in, out, scale, cap, window, rows,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, SIZE: tl.constexpr,
     WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, PIECE: tl.constexpr, COLUMNS: tl.constexpr,
     LOWEST: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One row and one head: stores the new key and value, attends to them and to what is in its
     own columns, and adds the pieces of its context."""
     group: tl.constexpr = HEADS // KV_HEADS
-    row, head = tl.program_id(0), tl.program_id(1)
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     of = head // group
     role, place = tl.load(places + 2 * row), tl.load(places + 2 * row + 1)
     reach, length = tl.load(shared + row), tl.load(own + row)
@@ -211,7 +213,7 @@ def _rows(
         sums = sums * fade + tl.sum(weight[:, None] * v, axis=0)
         best = top
     for piece in range((reach + PIECE - 1) // PIECE):
-        at = (piece * N + row) * HEADS + head
+        at = (piece * rows + row) * HEADS + head
         far, more = tl.load(weight_in + 2 * at), tl.load(weight_in + 2 * at + 1)
         far_sums = tl.load(sums_in + at * SIZE + d, mask=inside, other=0.0)
         top = tl.maximum(best, far)
