@@ -24,6 +24,7 @@ def attending(*, kernels: bool) -> Iterator[None]:
     """Attention of steps in kernels, or not, whatever the device."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lane, "has_kernels", lambda _: kernels)
+        patch.setattr(lane, "SHORT_CONTEXT", {})  # contexts are read apart, as on a card
         yield
 
 

@@ -72,11 +72,11 @@ class CudaGraphs:
                 with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
                     step(integers)
             except Exception as error:
-                cause = error.__context__ or error
-                if isinstance(cause, torch.OutOfMemoryError):
-                    raise cause from None
+                if isinstance(error.__context__, torch.OutOfMemoryError):  # kept in no variable:
+                    raise error.__context__ from None  # that would keep what it was thrown from
                 raise ModelError(
-                    f"a step of this model cannot be recorded as a CUDA graph ({cause}): "
+                    "a step of this model cannot be recorded as a CUDA graph "
+                    f"({error.__context__ or error}): "
                     "load it with graphs=False (FACTORY_CUDA_GRAPHS=false)"
                 ) from error
         self._last = graph

@@ -145,7 +145,7 @@ def _pieces(
         inner = (column < end)[:, None] & inside[None, :]
         k = tl.load(keys + block, mask=inner, other=0.0)
         v = tl.load(values + block, mask=inner, other=0.0)
-        seen = column[None, :] < reach[:, None]
+        seen = (column < end)[None, :] & (column[None, :] < reach[:, None])
         if WINDOW:
             seen &= column[None, :] > now[:, None] - window
         score = _squashed(tl.dot(q, tl.trans(k), input_precision="ieee") * scale, cap, SOFTCAP)
