@@ -9,6 +9,8 @@ are shared by groups of 8 rows. All slots start together, so that rates are thos
     plain    our engine, γ = η = 0
     steer    our engine, γ = η = .2: expert, base and negative streams
     hf       Hugging Face generate of the expert, unguided, the same batch
+    at best  the share of plain that no engine on this device's products and memory passes, see
+             `gpu_bound`
 
 A cell is one contender at one batch: a run to warm up, then timed runs until it has had its
 share of the time. What does not fit into --seconds is left out and said so.
@@ -33,6 +35,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from factory.guidance import Guidance, Sampling
+from tests.benchmarks.gpu_bound import Work, at_best
 from workers.decoding import ModelPair, Request, SteerDecoder
 from workers.models.lora import AdapterRows, split_rows
 
@@ -55,6 +58,7 @@ class Table:
     about: dict[str, Any]
     rates: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    bounds: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def add(self, model: str, contender: str, batch: int, rate: float) -> None:
         self.rates.setdefault(model, {}).setdefault(contender, {})[batch] = rate
@@ -62,14 +66,15 @@ class Table:
     def lines(self) -> list[str]:
         """One line per model and batch: tokens a second, and the two ratios."""
         lines = [f"{'model':6}{'batch':>6}{'plain':>10}{'steer':>10}{'hf':>10}"
-                 f"{'steer/plain':>13}{'steer/hf':>10}"]  # fmt: skip
+                 f"{'steer/plain':>13}{'at best':>9}{'steer/hf':>10}"]  # fmt: skip
         for model, rates in self.rates.items():
             for batch in sorted({b for of in rates.values() for b in of}):
                 plain, steer, hf = (
                     rates.get(c, {}).get(batch, float("nan")) for c in ("plain", "steer", "hf")
                 )
+                bound = self.bounds.get(model, {}).get(batch, float("nan"))
                 lines.append(f"{model:6}{batch:6}{plain:10.0f}{steer:10.0f}{hf:10.0f}"
-                             f"{steer / plain:13.2f}{steer / hf:10.2f}")  # fmt: skip
+                             f"{steer / plain:13.2f}{bound:9.2f}{steer / hf:10.2f}")  # fmt: skip
         return lines
 
 
@@ -178,6 +183,14 @@ def measure(
     ]
     run_cells(table, shape, cells, device, ends)
     pair.idle.clear()
+    plain = table.rates.get(shape, {}).get("plain", {})
+    table.bounds[shape] = {
+        batch: at_best(
+            pair, Work(batch, new, NEGATIVE + PROMPT, PROMPT, GROUP), batch / plain[batch]
+        )
+        for batch in batches
+        if batch in plain
+    }
 
 
 def run_cells(
@@ -238,7 +251,14 @@ def main(arguments: list[str] | None = None) -> Table:
         ends = now + (began + options.seconds - now) * (1 if left == len(shapes) - 1 else 0.65)
         measure(table, shape, options.batches, options.new, device, ends)
         say("\n".join(table.lines()))
-        report = json.dumps({**table.about, "rates": table.rates, "left_out": table.left_out})
+        report = json.dumps(
+            {
+                **table.about,
+                "rates": table.rates,
+                "at_best": table.bounds,
+                "left_out": table.left_out,
+            }
+        )
         if options.json:
             options.json.write_text(report + "\n")
         if device.type == "cuda":
