@@ -54,7 +54,7 @@ def test_levers_of_a_dataset_are_set(name: str, capsys: Captured) -> None:
     assert made["feedback"]["window"] == {"rounds": 2, "days": None}
     inline = "{levers: {verdict_head: {weight: 2}, adapters: {}}}"
     assert run(["dataset", "set", name, "--feedback", inline]) == 0
-    assert "use: verdict_head, adapters" in capsys.readouterr().out
+    assert "use: adapters, verdict_head" in capsys.readouterr().out
     state = document(capsys, 0, "review", "stats", name)["feedback"]
     assert state["setting"]["levers"]["verdict_head"]["weight"] == 2.0
     for wrong in ("{levers: {hammer: {}}}", "{levers: [", "levers.yaml"):

@@ -23,6 +23,7 @@ from workers.generate import Composer
 from workers.gpu_worker import GpuWorker
 from workers.levers.sanity import FOLDS
 from workers.pairs import LoadedPair
+from workers.training.tuner import Tuner
 
 from .factory_floor import PROMPT, Floor, open_floor
 from .test_levers import (
@@ -228,6 +229,20 @@ def test_adapters_that_are_gone_or_changed_are_not_replayed_with(
     assert "cannot be read" in str(floor.job(job).error)
     file.write_bytes(content)
     assert replay(floor, gpu, sample)["identical"]
+
+
+def test_a_device_too_small_to_tune_on_makes_samples_all_the_same(
+    floor: Floor, gpu: GpuWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Tuner:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    rounds(floor, gpu)
+    monkeypatch.setattr(Tuner, "load", full)
+    made = make(floor, gpu, 2, audit=0, seed=4, feedback=FEEDBACK)
+    [use] = provenance(floor, made[0])["levers"]
+    assert (use["digest"], use["weight"]) == (None, 0.0)
+    assert "takes more memory than the device has" in use["note"]
 
 
 def test_a_fit_tells_at_each_step_that_it_goes_on(floor: Floor, gpu: GpuWorker) -> None:
