@@ -1,6 +1,7 @@
 """Fine-tunes that begin at an expert's adapter, any number of times, on one copy of the base."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,9 +30,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return base, train_expert(base, REAL, root / "expert", prompt=PROMPT, config=QUICK).path
 
 
-def tuner_of(folders: tuple[Path, Path], config: ExpertConfig = QUICK) -> Tuner:
+def tuner_of(folders: tuple[Path, Path], config: ExpertConfig = QUICK, **on: Any) -> Tuner:
     layout = Layout(AutoTokenizer.from_pretrained(folders[0]), PROMPT)
-    return Tuner.load(*folders, layout, config)
+    return Tuner.load(*folders, layout, config, **on)
 
 
 def same(one: dict[str, LowRank], two: dict[str, LowRank]) -> bool:
@@ -58,12 +59,15 @@ def test_every_tune_begins_at_the_expert(folders: tuple[Path, Path]) -> None:
     assert same(again.adapter(), made[0])
 
 
-def test_texts_it_was_tuned_on_get_likelier(folders: tuple[Path, Path]) -> None:
-    tuner = tuner_of(folders, ExpertConfig(steps=20, batch=8, learning_rate=5e-3, context=64))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_texts_it_was_tuned_on_get_likelier(folders: tuple[Path, Path], dtype: torch.dtype) -> None:
+    config = ExpertConfig(steps=20, batch=8, learning_rate=5e-3, context=64)
+    tuner = tuner_of(folders, config, dtype=dtype)
     before = list(tuner.log_probs(REAL[:12]))
     tuner.tune(REAL[:12])
     after = list(tuner.log_probs(REAL[:12]))
     assert sum(after) > sum(before) + 0.5
+    assert {x.dtype for part in tuner.adapter().values() for x in vars(part).values()} == {dtype}
 
 
 def test_a_texts_score_is_the_mean_over_its_tokens_and_its_end(
