@@ -247,6 +247,8 @@ def test_a_refit_takes_the_place_of_what_was_attached(
     assert pair.idle == kept, "the same again is no work"
     made_second = token_ids(run(pair, mixed(12), second))
     assert made_second != made_first
+    assert pair.idle.keys() == kept.keys()
+    assert pair.idle != kept, "what was recorded with others is not replayed"
     assert made_second == token_ids(run(load("llama", kind), mixed(12), second))
     assert token_ids(run(pair, mixed(12), first)) == made_first
 
