@@ -21,6 +21,7 @@ def explained(pair: LoadedPair, trace: Trace) -> list[dict[str, Any]]:
             "token_id": int(trace.tokens[i]),
             **{name: _at(getattr(trace, name), i) for name in STREAMS},
             "verdict_head": _at(trace.head, i),
+            "adapters": _at(trace.adapters, i),
             "score": float(trace.scores[i]),
             "unguided": pair.pieces[trace.unguided[i]],
             "survivors": int(trace.survivors[i]),

@@ -81,7 +81,7 @@ def show(name: str) -> None:
 def set_(name: str, feedback: str) -> None:
     """Say what reviews do to a dataset's later jobs.
 
-    Levers: gates, negatives, verdict_head, filter; none: reviews change nothing.
+    Levers: gates, negatives, verdict_head, adapters, filter; none: reviews change nothing.
     """
     setting = feedback_of(feedback)
     with connected() as client:

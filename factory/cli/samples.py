@@ -10,6 +10,8 @@ from factory.cli.datasets import ORIGINS, STATES
 from factory.cli.output import answer, details, note, short, table
 from factory.connection import Json
 
+LEARNED = ("verdict_head", "adapters")
+
 
 @click.group("sample", cls=Group)
 def group() -> None:
@@ -113,13 +115,17 @@ def explain(sample_id: str) -> None:
     """Show what moved each token.
 
     The streams' columns are the log-probabilities that each gave it; a dash stands for a stream
-    that was not run. 'unguided' is the token that the same noise picks without guidance.
+    that was not run. 'unguided' is the token that the same noise picks without guidance. A learned
+    lever that acted has a column too: what it added to the score, in nats.
     """
     note("Waiting for a worker …")
     with connected() as client:
         made = client.explain(sample_id)
-    columns = ("token", "expert", "base", "negative", "center", "score", "unguided", "survivors")
-    answer(made, table(columns, [[t.get(name) for name in columns] for t in made["tokens"]]))
+    tokens = made["tokens"]
+    learned = [name for name in LEARNED if any(t.get(name) is not None for t in tokens)]
+    streams = ("token", "expert", "base", "negative", "center")
+    columns = (*streams, *learned, "score", "unguided", "survivors")
+    answer(made, table(columns, [[t.get(name) for name in columns] for t in tokens]))
 
 
 @group.command("neighbors", examples=["factory sample neighbors ID -k 5"])

@@ -6,7 +6,7 @@ after REFIT_AFTER new verdicts.
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,7 +32,7 @@ from workers.levers.head import fit_head
 from workers.levers.judge import Judge
 from workers.levers.keywords import Keyword, fit_keywords
 from workers.levers.sanity import Sanity
-from workers.levers.tuning import TUNING, fit_adapters
+from workers.levers.tuning import fit_adapters, recipe_of
 from workers.levers.variety import LIMIT, variety_fall
 from workers.levers.verdict import HeadTerm
 from workers.pairs import LoadedPair
@@ -199,19 +199,19 @@ class _Run:
     ) -> tuple[Use | None, AdaptersTerm | None]:
         if lever is None:
             return None, None
-        config = replace(TUNING, steps=lever.steps, learning_rate=lever.learning_rate)
-        settings = {**asdict(config), **self._expert}
-        row = self._fitted("adapters", settings, lambda: self._fit_adapters(settings, config))
+        recipe = recipe_of(lever)
+        settings = {**asdict(recipe), **self._expert}
+        row = self._fitted("adapters", settings, lambda: self._fit_adapters(settings, recipe))
         use = _use(row, lever.weight * scale, cap=lever.cap * scale)
         return use, adapters_of(self.bench.settings, use) if row.digest else None
 
-    def _fit_adapters(self, settings: dict[str, Any], config: ExpertConfig) -> Fit:
+    def _fit_adapters(self, settings: dict[str, Any], recipe: ExpertConfig) -> Fit:
         if self.pair.models.kind != "lora":
             return self._fit("adapters", settings, None, {}, NO_ADAPTER)
         texts, accepted = ([getattr(v, of) for v in self._verdicts] for of in ("text", "accepted"))
         self.pair.free_memory()
         try:
-            found = fit_adapters(lambda: self._tuner(config), texts, accepted, watch=self.watch)
+            found = fit_adapters(lambda: self._tuner(recipe), texts, accepted, watch=self.watch)
         except torch.OutOfMemoryError:
             return self._fit("adapters", settings, None, {}, NO_ROOM)
         finally:
@@ -219,10 +219,10 @@ class _Run:
         kept = store.keep(self.bench.settings, found.tensors) if found.tensors else None
         return self._fit("adapters", settings, kept, _result(found.sanity), found.refused)
 
-    def _tuner(self, config: ExpertConfig) -> Tuner:
+    def _tuner(self, recipe: ExpertConfig) -> Tuner:
         pair, layout = self.pair, Layout(self.pair.tokenizer, self.spec.prompt or "")
         on = str(pair.models.device), pair.models.dtype
-        return Tuner.load(pair.base, pair.expert, layout, config, *on)
+        return Tuner.load(pair.base, pair.expert, layout, recipe, *on)
 
     @property
     def _expert(self) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from factory import feedback
 from workers.levers.adapters import Adapters
 from workers.levers.sanity import Sanity, Verdicts, by_chance, folds, too_few
 from workers.training.expert import ExpertConfig
 from workers.training.tuner import Tuner
 
-TUNING = ExpertConfig(steps=30, batch=8, learning_rate=2e-3)
+BATCH = 8  # documents of one step
 
 Watch = Callable[[], None]
 
@@ -29,6 +30,11 @@ class FittedAdapters:
     tensors: dict[str, Tensor] | None
     sanity: Sanity | None
     refused: str | None
+
+
+def recipe_of(setting: feedback.Adapters) -> ExpertConfig:
+    """How each adapter is tuned."""
+    return ExpertConfig(steps=setting.steps, batch=BATCH, learning_rate=setting.learning_rate)
 
 
 def fit_adapters(

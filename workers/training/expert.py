@@ -216,7 +216,7 @@ def loading(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"the base at {folder} cannot be loaded: {error}") from error
+        raise ModelError(f"the model at {folder} cannot be loaded: {error}") from error
 
 
 def _optimizer(model: torch.nn.Module, config: ExpertConfig) -> torch.optim.Optimizer:

@@ -33,8 +33,8 @@ class Tuner:
         expert: Path,
         layout: Layout,
         config: ExpertConfig,
-        device: str,
-        dtype: torch.dtype,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> "Tuner":
         """From the folders of a base and of a LoRA adapter. Raises ModelError."""
         with loading(base):

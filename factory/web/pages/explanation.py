@@ -8,6 +8,7 @@ from typing import Any
 HEIGHT = 56  # of a token's drawing, in its own units; the axis is in the middle
 FULL = 26  # the longest bar
 FLOOR = 0.5  # nats: shorter scales would draw noise large
+LEARNED = {"verdict_head": "verdict head", "adapters": "adapters"}
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Likely:
 @dataclass(frozen=True)
 class Token:
     """One token with its two effects. Log-probabilities are natural; an effect is what a term
-    added to the token's score: None when its stream was not run. `…_five`: the
-    likeliest tokens in its place, and itself where it is none of them; empty when not known."""
+    added to the token's score: None when its stream was not run. `learned`: those of the learned
+    levers that acted, by their names. `…_five`: the likeliest tokens in its place, and itself where
+    it is none of them; empty when not known."""
 
     shown: str
     expert_effect: float | None
     negative_effect: float | None
+    learned: Mapping[str, float]
     expert_bar: Bar | None
     negative_bar: Bar | None
     probability: float
@@ -87,6 +90,7 @@ def _token(
         shown=_visible(token["token"]),
         expert_effect=towards,
         negative_effect=away,
+        learned={name: token[key] for key, name in LEARNED.items() if token.get(key) is not None},
         expert_bar=_bar(towards, scale),
         negative_bar=_bar(away, scale),
         probability=math.exp(token["expert"]),

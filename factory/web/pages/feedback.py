@@ -25,6 +25,10 @@ TITLES: Mapping[LeverName, tuple[str, str]] = {
     "gates": ("Gates", "Near-copies, and what breaks a rule, are filtered out."),
     "negatives": ("Negatives", "Rejected samples stand before the text, as what to avoid."),
     "verdict_head": ("Verdict head", "Every token is weighed by what was learned from verdicts."),
+    "adapters": (
+        "Adapters",
+        "Tokens that tuning on accepted texts favours over tuning on rejected ones gain.",
+    ),
     "filter": ("Filter", "Texts that rank like rejected ones are filtered out."),
 }
 

@@ -74,6 +74,7 @@ class ExplainedToken(Shape):
     negative: float | None
     center: float | None
     verdict_head: float | None = Field(description="What the verdict head added to the score")
+    adapters: float | None = Field(None, description="What adapters added to the score")
     score: float
     unguided: str
     survivors: int

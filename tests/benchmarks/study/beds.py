@@ -13,9 +13,8 @@ from transformers import AutoTokenizer
 
 from factory.guidance import Guidance, Sampling
 from tests.benchmarks.testbed import Grammar
-from workers.decoding import ModelPair, Request, SteerDecoder
+from workers.decoding import ModelPair, Request, SteerDecoder, Term
 from workers.layout import Layout
-from workers.levers.verdict import HeadTerm
 from workers.training.base import BaseConfig, Corpus, train_base
 from workers.training.expert import ExpertConfig, train_expert
 from workers.training.recipe import Trained
@@ -49,8 +48,7 @@ class Setting:
     """How texts are made: everything but seeds.
 
     pick   chooses what each group of samples is steered away from
-    head   a verdict head that steers too
-    pair   models in the place of the bed's; None: the bed's
+    terms  learned levers that steer too
     keep   refuses texts once they are made; None: none
     slots  samples made at a time: fewer where what is made steers what comes next
     """
@@ -58,8 +56,7 @@ class Setting:
     guidance: Guidance = UNSTEERED
     sampling: Sampling = ROOM
     pick: Pick = no_negatives
-    head: HeadTerm | None = None
-    pair: ModelPair | None = None
+    terms: tuple[Term, ...] = ()
     keep: Callable[[str], bool] | None = None
     slots: int = 128
 
@@ -112,12 +109,12 @@ class Bed:
         made: dict[int, str] = {}
         weights: dict[int, float] = {}
         decoder = SteerDecoder(
-            setting.pair or self.pair,
+            self.pair,
             setting.guidance,
             setting.sampling,
             setting.slots,
             trace=True,
-            head=setting.head,
+            terms=setting.terms,
         )
         for row in decoder.run(self._requests(ordinals, seed, setting, made)):
             made[row.index] = self.layout.text_of(row.token_ids)

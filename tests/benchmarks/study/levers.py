@@ -9,23 +9,29 @@ import numpy as np
 
 from factory import settings
 from factory.feedback import RECOMMENDED, Head, NegativePrompt
+from factory.feedback import Adapters as AdaptersSetting
 from factory.guidance import Guidance
-from tests.benchmarks.study.adapters import LEAST, WEIGHT, tuned_apart
+from factory.ids import new_id
 from tests.benchmarks.study.beds import Bed, Pick, Setting
 from tests.benchmarks.study.measures import Copies
 from workers import embedding
 from workers.embedding import Embedder
+from workers.levers.adapters import Adapters, AdaptersTerm
 from workers.levers.filter import FittedFilter, Vectors, fit_filter
 from workers.levers.head import fit_head
+from workers.levers.sanity import FOLDS
+from workers.levers.tuning import BATCH, fit_adapters, recipe_of
 from workers.levers.verdict import HeadTerm
+from workers.training.tuner import Tuner
 
 NEGATIVES = 3
 ETA = 1.0
 KEEP = 0.7
 HEAD = RECOMMENDED.verdict_head or Head()
+ADAPTERS = AdaptersSetting()
 TOLD_APART = (RECOMMENDED.negatives or NegativePrompt()).told_apart or 0.0  # AUROC
 MASK = Guidance().mass  # the product's own
-CONSTANTS = (NEGATIVES, ETA, HEAD.weight, HEAD.cap, KEEP, MASK, WEIGHT)
+CONSTANTS = (NEGATIVES, ETA, HEAD.weight, HEAD.cap, KEEP, MASK, 1.0)  # all made so far has these
 BY_MEANING = ("centred negatives", "centred negatives, η = 2", "filter", "recommended")
 
 
@@ -121,17 +127,25 @@ def head(case: Case) -> Setting:
         [(*layout.text_ids(r.text), min(eos)) for r in case.reviewed],
         [not r.rejected for r in case.reviewed],
     ).head
-    term = HeadTerm(found, HEAD.weight, HEAD.cap) if found is not None else None
-    return replace(case.plain, head=term)
+    terms = () if found is None else (HeadTerm(found, HEAD.weight, HEAD.cap),)
+    return replace(case.plain, terms=terms)
 
 
 def adapters(case: Case) -> Setting:
-    """The expert tuned on accepted texts, away from the expert tuned on rejected ones."""
-    rejected, accepted = split(case.reviewed)
-    if min(len(rejected), len(accepted)) < LEAST:
+    """The expert's adapter tuned on accepted and on rejected texts; nothing where that is of no
+    use, or the expert is no adapter."""
+    bed = case.bed
+    if bed.pair.kind != "lora":
         return case.plain
-    pair = tuned_apart(case.bed, accepted, rejected)
-    return replace(case.plain, pair=pair, guidance=replace(case.plain.guidance, gamma=WEIGHT))
+    found = fit_adapters(
+        lambda: Tuner.load(bed.base, bed.expert, bed.layout, recipe_of(ADAPTERS)),
+        [r.text for r in case.reviewed],
+        [not r.rejected for r in case.reviewed],
+    ).tensors
+    if found is None:
+        return case.plain
+    tuned = Adapters.of(new_id().hex, found)
+    return replace(case.plain, terms=(AdaptersTerm(tuned, ADAPTERS.weight, ADAPTERS.cap),))
 
 
 def recommended(case: Case) -> Setting:
@@ -158,6 +172,9 @@ def masked(setting: Setting) -> Setting:
 
 def constants(lever: str) -> tuple[float | str, ...]:
     """The numbers that a lever is made with, so that what was made with others is made anew."""
+    if lever == "A − R adapters":
+        tuning = (ADAPTERS.steps, BATCH, ADAPTERS.learning_rate, FOLDS)
+        return (*CONSTANTS, ADAPTERS.weight, ADAPTERS.cap, *tuning)
     more = (TOLD_APART,) if lever == "recommended" else ()
     return (*CONSTANTS, *more, embedding.BUILT_IN) if lever in BY_MEANING else CONSTANTS
 

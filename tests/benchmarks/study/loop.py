@@ -18,7 +18,7 @@ AUDIT = 0.2  # share of a round that is made without feedback
 WINDOW = 2  # rounds whose verdicts count
 NOISE = 10_000
 LAST = 2  # rounds that figures are taken from
-LEFT_OUT = ("centred negatives, η = 2", "filter", "A − R adapters")  # in the loop, to save time
+LEFT_OUT = ("centred negatives, η = 2",)  # in the loop, to save time
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def test_levers_of_a_dataset_are_set(name: str, capsys: Captured) -> None:
     made = document(capsys, 0, "dataset", "set", name, "--feedback", "feedback.yaml")
     assert made["feedback"]["levers"]["gates"]["copies"] == 0.9
     assert made["feedback"]["window"] == {"rounds": 2, "days": None}
-    inline = "{levers: {verdict_head: {weight: 2}}}"
+    inline = "{levers: {verdict_head: {weight: 2}, adapters: {}}}"
     assert run(["dataset", "set", name, "--feedback", inline]) == 0
-    assert "use: verdict_head" in capsys.readouterr().out
+    assert "use: adapters, verdict_head" in capsys.readouterr().out
     state = document(capsys, 0, "review", "stats", name)["feedback"]
     assert state["setting"]["levers"]["verdict_head"]["weight"] == 2.0
     for wrong in ("{levers: {hammer: {}}}", "{levers: [", "levers.yaml"):
@@ -216,7 +216,16 @@ def test_previews_and_explanations(
     }
     with worker.answering({"sample": sample_id, "tokens": [token]}):
         assert run(["sample", "explain", sample_id]) == 0
-    assert "other" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "other" in shown
+    assert "adapters" not in shown
+    steered = {**token, "verdict_head": None, "adapters": 0.25}
+    with worker.answering({"sample": sample_id, "tokens": [steered]}):
+        assert run(["sample", "explain", sample_id]) == 0
+    shown = capsys.readouterr().out
+    assert "adapters" in shown
+    assert "0.25" in shown
+    assert "verdict_head" not in shown
 
 
 def test_reviews(submit: list[str], worker: conftest.Worker, name: str, capsys: Captured) -> None:

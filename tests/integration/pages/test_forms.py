@@ -10,7 +10,7 @@ import pytest
 from apiflask import APIFlask
 from sqlalchemy import select
 
-from factory import datasets, jobs, outbox, requests, tokens
+from factory import datasets, jobs, levers, outbox, requests, tokens
 from factory.db import Database
 from factory.feedback import Feedback, Window
 from factory.local import home
@@ -82,6 +82,21 @@ def test_what_verdicts_do_is_chosen_on_the_page(
         kept = Feedback.model_validate(datasets.get(session, dataset).feedback)
     assert kept == Feedback(window=window)
     assert visitor.post(f"/datasets/{dataset}/feedback", {"levers": "x"}).status_code == 422
+
+
+def test_a_lever_that_does_not_act_says_why_on_the_page(
+    visitor: Visitor, db: Database, dataset: str
+) -> None:
+    setting = Feedback.model_validate({"levers": {"adapters": {}}})
+    with db.transaction() as session:
+        of = datasets.get(session, dataset)
+        datasets.set_feedback(of, setting)
+        fit = levers.Fit("adapters", {}, None, 40, 12, None, {"auroc": 0.51}, "it knows nothing")
+        levers.note(session, of.id, f"{of.id}", fit)
+    shown = Html(visitor.get(f"/datasets/{dataset}").text).text
+    assert "Adapters" in shown
+    assert "Fitted on 40 verdicts, 12 of them rejections; AUROC 0.51 on held-out texts" in shown
+    assert "it knows nothing" in shown
 
 
 def test_pressing_twice_makes_one_job(

@@ -42,25 +42,23 @@ class Made:
     apart: Apart
 
 
+def two_adapters(family: str, seed: int, folder: Path) -> Made:
+    """Made anew, in subfolders of a folder."""
+    targets = "all-linear" if family != "gpt2" else ["c_attn", "c_proj", "c_fc"]
+    parts, merged = [], []
+    for number in (seed, seed + 1):
+        own = folder / str(number)
+        merged.append(save_adapter(random_model(family, 1), own, number, target_modules=targets))
+        fresh = peft.PeftModel.from_pretrained(random_model(family, 1), str(own))
+        parts.append(adapter_of(fresh))
+    tensors = Adapters("", *parts).tensors
+    return Made(Adapters.of(f"{family}-{seed}", tensors), Apart(*merged, WEIGHT, CAP))
+
+
 @pytest.fixture(scope="session")
-def made(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Made]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Made]:
     """Adapters of a family, by a seed."""
-
-    @cache
-    def make(family: str, seed: int) -> Made:
-        targets = "all-linear" if family != "gpt2" else ["c_attn", "c_proj", "c_fc"]
-        parts, merged = [], []
-        for number in (seed, seed + 1):
-            folder = tmp_path_factory.mktemp("adapter")
-            merged.append(
-                save_adapter(random_model(family, 1), folder, number, target_modules=targets)
-            )
-            fresh = peft.PeftModel.from_pretrained(random_model(family, 1), str(folder))
-            parts.append(adapter_of(fresh))
-        tensors = Adapters("", *parts).tensors
-        return Made(Adapters.of(f"{family}-{seed}", tensors), Apart(*merged, WEIGHT, CAP))
-
-    return make
+    return cache(lambda family, seed: two_adapters(family, seed, tmp_path_factory.mktemp("two")))
 
 
 @pytest.fixture
@@ -249,6 +247,8 @@ def test_a_refit_takes_the_place_of_what_was_attached(
     assert pair.idle == kept, "the same again is no work"
     made_second = token_ids(run(pair, mixed(12), second))
     assert made_second != made_first
+    assert pair.idle.keys() == kept.keys()
+    assert pair.idle != kept, "what was recorded with others is not replayed"
     assert made_second == token_ids(run(load("llama", kind), mixed(12), second))
     assert token_ids(run(pair, mixed(12), first)) == made_first
 

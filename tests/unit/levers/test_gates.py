@@ -137,6 +137,7 @@ def test_keywords_are_not_found_in_noise() -> None:
         ({"levers": {"gates": {"pattern": "["}}}, "is no regular expression"),
         ({"levers": {"gates": {"json_schema": {"type": 3}}}}, "is no JSON schema"),
         ({"levers": {"verdict_head": {"cap": 0}}}, "cap"),
+        ({"levers": {"adapters": {"steps": 0}}}, "steps"),
         ({"levers": {"filter": {"keep": 1}}}, "keep"),
         ({"window": {"rounds": 0}}, "rounds"),
     ],
@@ -152,6 +153,7 @@ def test_a_setting_survives_json() -> None:
             "gates": {"json_schema": {"type": "object"}, "against": ["real"]},
             "negatives": {"weight": 0.5, "center": False},
             "verdict_head": {},
+            "adapters": {"weight": 2.0},
             "filter": {"keep": 0.25},
         },
         "window": {"rounds": 3},
@@ -159,6 +161,6 @@ def test_a_setting_survives_json() -> None:
     first = Feedback.model_validate(setting)
     again = Feedback.model_validate(json.loads(first.model_dump_json()))
     assert again == first
-    assert first.levers.names == ["gates", "negatives", "verdict_head", "filter"]
+    assert first.levers.names == ["gates", "negatives", "verdict_head", "adapters", "filter"]
     assert Feedback().levers.names == ["negatives"]
     assert Feedback.model_validate({"levers": {}}).levers.names == []

@@ -44,6 +44,15 @@ def test_likeness_is_no_probability() -> None:
     assert shown.negative_effect == -1
 
 
+def test_learned_levers_are_named_where_they_acted() -> None:
+    [shown] = explained([token(verdict_head=None, adapters=-0.25)], GUIDANCE)
+    assert shown.learned == {"adapters": -0.25}
+    [both] = explained([token(verdict_head=0.5, adapters=0.0)], GUIDANCE)
+    assert both.learned == {"verdict head": 0.5, "adapters": 0.0}
+    [neither] = explained([token()], GUIDANCE)
+    assert neither.learned == {}
+
+
 def test_bars_go_up_for_likelier_and_down_for_less_likely() -> None:
     [shown] = explained([token()], GUIDANCE)
     assert shown.expert_bar is not None

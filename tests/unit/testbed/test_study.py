@@ -27,7 +27,6 @@ from tests.benchmarks.study.store import OutOfTime, Store
 from tests.benchmarks.study.study import Sizes, Study, setting_key
 from tests.benchmarks.testbed import COMMENTS, TASKS, Grammar
 from workers.metrics.copies import near_copies_ngram
-from workers.metrics.likelihood import Scored, text_log_probs
 from workers.training.base import BaseConfig
 
 TINY = BaseConfig(steps=30, batch=2, context=256, layers=1, hidden=32, feed_forward=48, heads=4)
@@ -245,7 +244,7 @@ def test_learned_levers_follow_verdicts_that_can_be_foretold_and_no_others(bed: 
     rng = Random(3)
     blind = [Reviewed(text, rng.random() < 0.5) for text in texts]
     told, untold = (Case(bed, Setting(), reviewed, Random(1)) for reviewed in (toxic, blind))
-    assert levers.head(told).head is not None
+    assert levers.head(told).terms
     assert levers.head(untold) == Setting()
     keep = levers.ranked(told).keep
     assert keep is not None
@@ -254,19 +253,27 @@ def test_learned_levers_follow_verdicts_that_can_be_foretold_and_no_others(bed: 
     assert levers.ranked(untold) == Setting()
 
 
-def test_adapters_tell_accepted_texts_from_rejected_ones(bed: Bed) -> None:
+def test_adapters_follow_verdicts_and_need_an_expert_that_is_one(bed: Bed, folder: Path) -> None:
     texts = real_samples(COMMENTS)[:80]
-    reviewed = [Reviewed(text, text.startswith("toxic")) for text in texts]
-    setting = levers.adapters(Case(bed, Setting(), reviewed, Random(1)))
-    pair, layout = setting.pair, bed.layout
-    assert pair is not None
-    unseen = real_samples(COMMENTS)[80:120]
-    scored = [Scored(layout.prompt_ids(), layout.text_ids(text)) for text in unseen]
-    accepting, rejecting = (text_log_probs(pair, model, scored) for model in ("expert", "base"))
-    gains = [float((a - r).sum()) for a, r in zip(accepting, rejecting, strict=True)]
-    by_verdict = sorted(zip(gains, unseen, strict=True))
-    assert all(text.startswith("toxic") for _, text in by_verdict[:10])
-    assert not any(text.startswith("toxic") for _, text in by_verdict[-10:])
+    rng = Random(3)
+    toxic = [Reviewed(text, text.startswith("toxic")) for text in texts]
+    blind = [Reviewed(text, rng.random() < 0.5) for text in texts]
+    told, untold = (levers.adapters(Case(bed, Setting(), said, rng)) for said in (toxic, blind))
+    assert [term.weight for term in told.terms] == [levers.ADAPTERS.weight]
+    assert untold == Setting()
+    before, after = (bed.texts(120, 9, setting) for setting in (Setting(), told))
+    shares = [sum(text.startswith("toxic") for text in made) for made in (before, after)]
+    assert shares[1] < 0.7 * shares[0]
+    full = study_in(folder).bed(COMMENTS, "memorising", 1)
+    assert levers.adapters(Case(full, Setting(), toxic, rng)) == Setting()
+
+
+def test_what_has_been_made_with_other_levers_is_not_made_anew() -> None:
+    """Their names in the store hold these numbers."""
+    made = (3, 1.0, 3.0, 0.3, 0.7, 0.95, 1.0)
+    assert all(levers.constants(lever)[:7] == made for lever in LEVERS)
+    assert levers.constants("verdict head") == levers.constants("none") == made
+    assert len(levers.constants("A − R adapters")) > len(made)
 
 
 def test_the_recommended_levers_are_those_that_the_verdicts_bear_out(bed: Bed) -> None:
@@ -279,9 +286,9 @@ def test_the_recommended_levers_are_those_that_the_verdicts_bear_out(bed: Bed) -
         levers.recommended(Case(bed, Setting(), reviewed, Random(1)))
         for reviewed in (toxic, toxic[:12], at_random)
     )
-    assert told.head is not None
+    assert told.terms
     assert told.guidance.eta == levers.ETA
-    assert few.head is None
+    assert not few.terms
     assert few.guidance.eta == levers.ETA
     assert blind.guidance.eta == 0
     for setting in (told, few, blind):
