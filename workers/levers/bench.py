@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from factory import levers, log
 from factory.db import Database
+from factory.errors import NumericalError
 from factory.feedback import Adapters, Feedback, Filter, Gates, Head, NegativePrompt, digest
 from factory.levers import Fit, Verdict
 from factory.settings import Settings
@@ -212,8 +213,9 @@ class _Run:
         self.pair.free_memory()
         try:
             found = fit_adapters(lambda: self._tuner(recipe), texts, accepted, watch=self.watch)
-        except torch.OutOfMemoryError:
-            return self._fit("adapters", settings, None, {}, NO_ROOM)
+        except (torch.OutOfMemoryError, NumericalError) as error:
+            why = error.detail if isinstance(error, NumericalError) else NO_ROOM
+            return self._fit("adapters", settings, None, {}, why)
         finally:
             self.pair.free_memory()
         kept = store.keep(self.bench.settings, found.tensors) if found.tensors else None

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from factory import datasets, jobs, levers, requests
 from factory.db import Database
-from factory.errors import FactoryError
+from factory.errors import FactoryError, NumericalError
 from factory.feedback import Feedback, Levers
 from factory.settings import Settings
 from factory.spec import GenerateSpec
@@ -231,18 +231,25 @@ def test_adapters_that_are_gone_or_changed_are_not_replayed_with(
     assert replay(floor, gpu, sample)["identical"]
 
 
-def test_a_device_too_small_to_tune_on_makes_samples_all_the_same(
-    floor: Floor, gpu: GpuWorker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "takes more memory than the device has"),
+        (NumericalError("the training loss is nan at step 3"), "loss is nan at step 3"),
+    ],
+)
+def test_samples_are_made_all_the_same_where_tuning_fails(
+    error: Exception, told: str, floor: Floor, gpu: GpuWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> Tuner:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def fail(*_: Any) -> Tuner:
+        raise error
 
     rounds(floor, gpu)
-    monkeypatch.setattr(Tuner, "load", full)
+    monkeypatch.setattr(Tuner, "load", fail)
     made = make(floor, gpu, 2, audit=0, seed=4, feedback=FEEDBACK)
     [use] = provenance(floor, made[0])["levers"]
     assert (use["digest"], use["weight"]) == (None, 0.0)
-    assert "takes more memory than the device has" in use["note"]
+    assert told in use["note"]
 
 
 def test_a_fit_tells_at_each_step_that_it_goes_on(floor: Floor, gpu: GpuWorker) -> None:
