@@ -11,7 +11,6 @@ import torch
 
 from factory.guidance import Guidance, Sampling
 from workers.models.pair import ModelPair
-from workers.streams.kv import Grain
 from workers.streams.lane import (
     PREFILL_TOKENS,
     PREFILL_TOKENS_ELSEWHERE,
@@ -19,6 +18,7 @@ from workers.streams.lane import (
     SHORT_CONTEXT,
     RoleName,
 )
+from workers.streams.plan import Grain
 
 MARGIN = 0.1  # of free memory is left alone: fragments, libraries' workspaces, recorded steps
 MOST = {"cpu": 64}  # slots; more make no CPU faster

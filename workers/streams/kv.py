@@ -3,9 +3,6 @@
 A context (a prompt, a negative prompt, a centre prompt) is stored once for all the rows that go
 on from it; a row adds only the tokens it generates. Attention to a shared context is one product
 for all of its rows. A short one is copied into each row's own columns: reading it apart costs more.
-
-A step sees the buffers through a shape and a vector of integers: the same shape on the same
-buffers is the same work, so that it can be recorded once and replayed with other integers.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,43 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from workers.models.attention import Scoring, additive, visible
+from workers.models.attention import Scoring
 
 from .documents import Context, Layers
+from .plan import Grain, Plan, Shape, few, grouping, multiple
 
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Grain:
-    """How coarsely a step's shape is rounded up: 1 is not at all, and no work for nothing; on a
-    GPU few shapes are wanted, as each is recorded once."""
-
-    rows: int = 1  # and contexts: powers of two up to this, then its multiples
-    columns: int = 1  # of rows: multiples
-    width: int = 1  # of contexts: multiples
-    fused: bool = False  # a kernel reads what each row sees: of a shape only the rows count
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a role's buffers a step works on; all of it may be more than there is."""
-
-    rows: int
-    contexts: int
-    each: int  # places per context in a product; 0: row i goes on from context i
-    width: int
-    columns: int
-
-    @property
-    def gathers(self) -> bool:
-        """Whether rows must be brought into the order of their contexts."""
-        return self.each > 0 and self.contexts > 1
-
-    @property
-    def parts(self) -> list[int]:
-        """Lengths of the parts of the integers that go with it; see `Plan`."""
-        return [*[self.rows] * 5, *([self.contexts * self.each, self.rows] if self.gathers else [])]
 
 
 @dataclass
@@ -72,9 +38,10 @@ class _Row:
 class Standing:
     """What stays from step to step until rows or contexts come or go. Arrays are int64.
 
-    slots   of the rows, in order; count: rows of a step's shape
-    begun   (rows,); known: slots, then what a row reads of its context, shifts, places, (count,)
-            each; see `Plan`
+    slots   of the rows, in order; begun (rows,): theirs
+    known   of a `Plan`'s integers the slots, what rows read of their contexts, their shifts, and
+            how rows and places go together
+    shape   but for its columns
     """
 
     slots: list[int]
@@ -124,7 +91,7 @@ class Role:
             old = self._context_layers.get(layer)
             places, width = (
                 few(place + 1, self._grain.rows),
-                _multiple(len(context), self._grain.width),
+                multiple(len(context), self._grain.width),
             )
             grown = [
                 _room(old[i] if old else None, new[row : row + 1], places, width)
@@ -221,7 +188,7 @@ class Role:
         own[:live] = self._turn - here.begun
         self._turn += 1
         fused = self._grain.fused
-        columns = 0 if fused else _multiple(int(own.max()) + 1, self._grain.columns)
+        columns = 0 if fused else multiple(int(own.max()) + 1, self._grain.columns)
         slots, *rest = here.known
         return replace(here.shape, columns=columns), np.concatenate((now, slots, own, *rest))
 
@@ -236,8 +203,8 @@ class Role:
         count = few(len(rows), grain.rows)
         apart = any(row.shared for row in rows) and not grain.fused
         contexts = few(len(lengths), grain.rows) if apart else 1
-        width = _multiple(max(lengths), grain.width) if apart else 0
-        gather, place, each = _grouping([row.context for row in rows], count, contexts, grain)
+        width = multiple(max(lengths), grain.width) if apart else 0
+        gather, place, each = grouping([row.context for row in rows], count, contexts, grain)
         slots, shared, shift = np.zeros((3, count), dtype=np.int64)
         slots[:] = self._slots
         slots[: len(rows)] = [row.slot for row in rows]
@@ -295,7 +262,7 @@ class Role:
         """The rows' own keys and values of a layer. No wider than need be: a CPU reads rows that
         lie close together faster."""
         rows = few(self._slots, self._grain.rows)
-        columns = _multiple(self._columns + self._copied, self._grain.columns)
+        columns = multiple(self._columns + self._copied, self._grain.columns)
         old = self._row_layers.get(layer)
         if old is None or old[0].shape[2] < columns:
             like = old or self._context_layers[layer]
@@ -303,112 +270,6 @@ class Role:
             self._row_layers[layer] = keys, values
             self._moved = True
         return self._row_layers[layer]
-
-
-class Plan:
-    """One step's view of a role: which rows share which context, and what each row sees.
-
-    Rows are grouped by their context for products with it: places (contexts · each), of which
-    some may stay idle.
-    """
-
-    def __init__(self, shape: Shape, integers: Tensor) -> None:
-        """integers: int64, for each row its token, its slot, how many tokens are in its own
-        columns before this step, how many it reads of its context, and how far its position is
-        from their sum; then, where rows must be put in order, the row of every place and the
-        place of every row."""
-        self.shape = shape
-        self._integers = integers
-        parts = torch.split(integers, shape.parts)
-        self.tokens, self.slots, self.own, self.shared, self._shift = parts[:5]
-        self._order = parts[5:]  # (row of every place, place of every row), or empty
-        self._places: dict[tuple[int, ...], Tensor] = {}
-        self._masks: dict[int | None, Tensor] = {}
-        self._elsewhere: dict[torch.device, Plan] = {}
-
-    def on(self, device: torch.device) -> "Plan":
-        """The same on another card, where a model is spread over several."""
-        if device == self._integers.device:
-            return self
-        if device not in self._elsewhere:
-            self._elsewhere[device] = Plan(self.shape, self._integers.to(device))
-        return self._elsewhere[device]
-
-    @property
-    def positions(self) -> Tensor:
-        """(rows,) where each row's token stands."""
-        return self.shared + self.own + self._shift
-
-    def places(self, buffer: Tensor) -> Tensor:
-        """(rows · heads,) where the new token goes in a buffer seen as (…, head size)."""
-        _, heads, columns, _ = buffer.shape
-        if (heads, columns) not in self._places:
-            row = torch.arange(self.shape.rows, device=self.own.device)[:, None]
-            head = torch.arange(heads, device=self.own.device)
-            place = (row * heads + head) * columns + self.own[:, None]
-            self._places[heads, columns] = place.flatten()
-        return self._places[heads, columns]
-
-    def group(self, x: Tensor) -> Tensor:
-        """(rows, heads, m, w) to (contexts, heads, each · m, w)."""
-        if self.shape.each == 0:
-            return x
-        _, heads, m, w = x.shape
-        if self._order:
-            x = x.index_select(0, self._order[0])
-        x = x.view(self.shape.contexts, self.shape.each, heads, m, w).transpose(1, 2)
-        return x.reshape(self.shape.contexts, heads, self.shape.each * m, w)
-
-    def spread(self, x: Tensor) -> Tensor:
-        """Undo `group`."""
-        if self.shape.each == 0:
-            return x
-        contexts, heads, _, w = x.shape
-        x = x.reshape(contexts, heads, self.shape.each, -1, w).transpose(1, 2)
-        x = x.reshape(contexts * self.shape.each, heads, -1, w)
-        return x.index_select(0, self._order[1]) if self._order else x
-
-    def mask(self, window: int | None, queries: int) -> Tensor:
-        """Additive, for every layer: contexts, then own columns. Without contexts to read apart
-        (rows, 1, 1, columns); else grouped, (contexts, 1, each · queries, width + columns)."""
-        if window not in self._masks:
-            shared, now = self.shared[:, None], (self.shared + self.own)[:, None]
-            near = torch.arange(self.shape.width, device=now.device)
-            own = torch.arange(self.shape.columns, device=now.device) + shared
-            seen = (visible(now, near, window) & (near < shared), visible(now, own, window))
-            mask = additive(torch.cat(seen, dim=1))[:, None, None]
-            if self.shape.width:
-                mask = self.group(mask.expand(-1, -1, queries, -1))
-            self._masks[window] = mask
-        return self._masks[window]
-
-
-def _grouping(
-    context: Sequence[int], rows: int, contexts: int, grain: Grain
-) -> tuple[list[int], list[int], int]:
-    """(row of every place, place of every row, places per context) for the context of each row;
-    no places where rows are in order: all of one context, or row i of context i (0 per context).
-    Rows beyond those given get a place of another's."""
-    if contexts == 1:
-        return [], [], rows
-    if rows == contexts and context == list(range(rows)):
-        return [], [], 0
-    members: list[list[int]] = [[] for _ in range(contexts)]
-    for index, of in enumerate(context):
-        members[of].append(index)
-    each = few(max(map(len, members)), grain.rows)
-    gather = [i for group in members for i in group + [0] * (each - len(group))]
-    places = {i: c * each + j for c, group in enumerate(members) for j, i in enumerate(group)}
-    return gather, [places.get(i, 0) for i in range(rows)], each
-
-
-def few(count: int, grain: int) -> int:
-    """Rounded up to a power of two, from `grain` on to a multiple of it; 0 stays 0."""
-    return count and min(1 << (count - 1).bit_length(), _multiple(count, grain))
-
-
-def _multiple(count: int, grain: int) -> int:
-    return -(-count // grain) * grain
 
 
 def _put(buffer: Tensor, places: Tensor, new: Tensor) -> Tensor:

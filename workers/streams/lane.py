@@ -17,7 +17,8 @@ from workers.models.inside import input_device, watching_head
 from workers.models.lora import AdapterRows
 
 from .documents import Context, DocumentCache, Ids, Layers, Tails
-from .kv import Grain, Ints, Plan, Role, Shape, Standing
+from .kv import Ints, Role, Standing
+from .plan import Grain, Plan, Shape
 from .tiles import Step, Tiling, tiled
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kv import Ints, Plan, Role, few
+from .kv import Ints, Role
+from .plan import Plan, few
 
 ROWS = 16  # of one tile
 PIECE = 128  # tokens of a context in one tile: what is longer is looked at side by side

@@ -16,7 +16,8 @@ from transformers import Gemma3TextConfig, LlamaConfig, MixtralConfig, PreTraine
 from factory.guidance import Guidance, Sampling
 from workers.decoding import Completion, ModelPair, Request, SteerDecoder
 from workers.models.graphs import KEPT, Replay, Step, Steps, recordable
-from workers.streams import kv, lane
+from workers.streams import lane
+from workers.streams.plan import Grain
 
 from .test_decoder import mixed_requests
 
@@ -50,7 +51,7 @@ def decode(
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes as on a GPU, scaled to tiny models: contexts are not copied to rows."""
-    monkeypatch.setattr(lane, "RECORDED", kv.Grain(rows=4, columns=6, width=16))
+    monkeypatch.setattr(lane, "RECORDED", Grain(rows=4, columns=6, width=16))
     monkeypatch.setattr(lane, "SHORT_CONTEXT", {})
     monkeypatch.setattr(Recorder, "recorded", 0)
     monkeypatch.setattr(Recorder, "replayed", 0)

@@ -15,7 +15,7 @@ from workers.decoding import ModelPair, Request, SteerDecoder
 from workers.levers.adapters import Adapters, AdaptersTerm
 from workers.memory import MemoryPlan, most_slots, plan
 from workers.models.lora import adapter_of
-from workers.streams.kv import Grain
+from workers.streams.plan import Grain
 
 from .reference import plain_model
 

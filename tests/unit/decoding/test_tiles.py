@@ -11,7 +11,9 @@ from torch import Tensor
 from factory.guidance import Guidance
 from workers.decoding import ModelPair, Request
 from workers.models.attention import Scoring, additive, attend, visible
-from workers.streams import kv, lane, tiles
+from workers.streams import lane, tiles
+from workers.streams.kv import Role
+from workers.streams.plan import Grain
 from workers.streams.tiles import HEAD, ROWS, Step
 
 from .test_decoder import mixed_requests
@@ -23,7 +25,7 @@ Pairs = Callable[[str, str], ModelPair]
 class ByRows:
     """Stands in for `fused.Fused` and the attender that it makes."""
 
-    def __init__(self, roles: Sequence[kv.Role]) -> None:
+    def __init__(self, roles: Sequence[Role]) -> None:
         self._roles = roles
 
     def clear(self) -> None:
@@ -75,7 +77,7 @@ class ByRows:
 def _in_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a card, scaled to tiny models: no context is copied, and all are read in pieces."""
     monkeypatch.setattr(lane, "SHORT_CONTEXT", {})
-    monkeypatch.setattr(lane, "RECORDED", kv.Grain(rows=4, columns=6, width=16))
+    monkeypatch.setattr(lane, "RECORDED", Grain(rows=4, columns=6, width=16))
     monkeypatch.setattr(lane, "_fused", ByRows)
     monkeypatch.setattr(tiles, "PIECE", 5)
 
