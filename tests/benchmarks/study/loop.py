@@ -31,14 +31,19 @@ class Round:
     audit: list[str]
 
 
+def tried(reviewer: str) -> list[str]:
+    """The levers that are tried under a reviewer."""
+    out = LEFT_OUT if reviewer == COSTLY_UNDER else (*LEFT_OUT, COSTLY)
+    return [lever for lever in LEVERS if lever not in out]
+
+
 def loop(study: Study, cell: Cell) -> list[Row]:
     """A row for every lever under one reviewer."""
     reviewer, task = next(r for r in IN_ROUNDS if r.name == cell[0]), TASKS[cell[1]]
     refuses = reviewer.of_task(task)
     runs = {
         lever: [_rounds(study, task, reviewer, refuses, lever, seed) for seed in study.seeds]
-        for lever in LEVERS
-        if lever not in LEFT_OUT and (lever != COSTLY or reviewer.name == COSTLY_UNDER)
+        for lever in tried(reviewer.name)
     }
     last = study.sizes.rounds
     made = {lever: [_together(rounds[-LAST:]) for rounds in seeds] for lever, seeds in runs.items()}

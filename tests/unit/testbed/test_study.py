@@ -64,7 +64,8 @@ def test_a_stopped_study_goes_on_where_it_was(folder: Path, tmp_path: Path) -> N
     context, three = (rows_of(result, part) for part in ("context", "three"))
     rounds = loop.loop(study, THEME)
     assert [row["model"] for row in context] == ["base", "well fit"]
-    assert [row["lever"] for row in rounds] == [x for x in LEVERS if x not in loop.LEFT_OUT]
+    assert [row["lever"] for row in rounds] == loop.tried("theme")
+    assert set(loop.tried(loop.COSTLY_UNDER)) - set(loop.tried("theme")) == {loop.COSTLY}
     assert all(len(row["by_round"]) == SIZES.rounds for row in rounds)
     again = study_in(folder, until=0)
     said: list[str] = []
