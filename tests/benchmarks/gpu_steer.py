@@ -105,7 +105,7 @@ def make_pair(model: LlamaForCausalLM) -> ModelPair:
         if "lora_" in name:
             nn.init.normal_(weight.data, std=0.01)
     rows = AdapterRows()
-    shared = split_rows(adapted, rows, fold=False)
+    shared = split_rows(adapted, rows)
     return ModelPair.of(shared, shared, rows)
 
 

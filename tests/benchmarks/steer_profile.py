@@ -18,7 +18,6 @@ from workers.streams import kv, lane
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("linear layers", nn.Linear, "forward"),
-    ("linear layers", lora.RowSwitch, "forward"),
     ("attention", kv.Role, "attend"),
     ("prefill: attention", attention.Prefill, "attend"),
     ("prefill: linear, the rest", lane.Lane, "_prefill"),

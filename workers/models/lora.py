@@ -22,6 +22,8 @@ from transformers import PreTrainedModel
 
 from factory.errors import ModelError
 
+from .layout import by_inputs
+
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
@@ -66,6 +68,10 @@ class AdapterRows:
 class RowLora(nn.Module):
     """A linear layer of the base and adapters' low-rank parts, for one copy of the weights.
 
+    In float32 the weights that are held are the expert's, W + BA (BA: its adapter's scaled part),
+    and the other rows are brought back: Wx = (W + BA)x − BAx. Half precision would lose some of W
+    in that sum; there the base's are held, and the expert's rows are brought forth.
+
     The expert's down is kept as more of the layer's own outputs, so that one product makes both.
     """
 
@@ -79,8 +85,11 @@ class RowLora(nn.Module):
         """weight: (out, in), the layer's; expert: its adapter's part."""
         super().__init__()
         down, up = self._like(weight, expert)
+        self._outputs = len(weight)
+        self._merged = weight.dtype == torch.float32
+        held = weight + up.T @ down if self._merged else weight
         more = None if bias is None else torch.cat((bias, bias.new_zeros(len(down))))
-        self.register_buffer("joined", torch.cat((weight, down)), persistent=False)
+        self.register_buffer("joined", by_inputs(torch.cat((held, down))), persistent=False)
         self.register_buffer("bias", more, persistent=False)
         self.register_buffer("up", up, persistent=False)
         self._rows = rows
@@ -91,14 +100,19 @@ class RowLora(nn.Module):
         self._attached = [self._like(self.joined, part) for part in parts]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (rows, positions, in) → (rows, positions, out), a part of a larger tensor."""
-        both = nn.functional.linear(x, self.joined, self.bias)
-        out, low = torch.tensor_split(both, [both.shape[-1] - len(self.up)], dim=-1)
-        ups = (self.up, *(up for _, up in self._attached))
-        for i, (rows, up) in enumerate(zip(self._rows.of(x), ups, strict=False)):
+        """x: (rows, positions, in) → (rows, positions, out), maybe a part of a larger tensor."""
+        expert, *others = self._rows.of(x)
+        off = slice(expert.stop, len(x)) if self._merged else expert  # from the weights held
+        if off.start == off.stop:
+            bias = None if self.bias is None else self.bias[: self._outputs]
+            out = nn.functional.linear(x, self.joined[: self._outputs], bias)
+        else:
+            both = nn.functional.linear(x, self.joined, self.bias)
+            out, low = torch.tensor_split(both, [self._outputs], dim=-1)
+            _add(out[off], low[off], self.up, -1 if self._merged else 1)
+        for rows, (down, up) in zip(others, self._attached, strict=False):
             if rows.start < rows.stop:
-                own = nn.functional.linear(x[rows], self._attached[i - 1][0]) if i else low[rows]
-                out[rows].flatten(0, -2).addmm_(own.flatten(0, -2), up)
+                _add(out[rows], nn.functional.linear(x[rows], down), up)
         return out
 
     def _like(self, weight: Tensor, part: LowRank) -> tuple[Tensor, Tensor]:
@@ -107,51 +121,9 @@ class RowLora(nn.Module):
         return down, up.T.contiguous()
 
 
-class RowSwitch(nn.Module):
-    """A linear layer of the base and the same layer with each adapter folded in."""
-
-    base: Tensor
-    expert: Tensor
-    bias: Tensor | None
-
-    def __init__(
-        self, base: Tensor, expert: LowRank, bias: Tensor | None, rows: AdapterRows
-    ) -> None:
-        """base: (in, out), the layer's weights; expert: what its adapter adds to them."""
-        super().__init__()
-        self.register_buffer("base", base, persistent=False)
-        self.register_buffer("expert", self._folded(expert), persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
-        self._rows = rows
-        self._attached: list[Tensor] = []
-
-    def attach(self, parts: Sequence[LowRank]) -> None:
-        """Hold these adapters folded in beside the expert's, in the place of those before."""
-        self._attached = []  # their memory is free before the next ones take some
-        self._attached = [self._folded(part) for part in parts]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (rows, positions, in) → (rows, positions, out)."""
-        each, flat = x.shape[1:-1].numel(), x.flatten(0, -2)
-        out = flat.new_empty(len(flat), self.base.shape[1])
-        rows, done = self._rows.of(x), 0
-        for part, weights in zip(rows, (self.expert, *self._attached), strict=False):
-            self._product(flat, weights, out, slice(part.start * each, part.stop * each))
-            done = part.stop * each
-        self._product(flat, self.base, out, slice(done, len(flat)))
-        return out.view(*x.shape[:-1], -1)
-
-    def _product(self, x: Tensor, weights: Tensor, out: Tensor, at: slice) -> None:
-        if at.start == at.stop:
-            return
-        if self.bias is None:
-            torch.mm(x[at], weights, out=out[at])
-        else:
-            torch.addmm(self.bias, x[at], weights, out=out[at])
-
-    def _folded(self, part: LowRank) -> Tensor:
-        """(in, out)."""
-        return self.base + (part.up @ part.down).T.detach().to(self.base)
+def _add(out: Tensor, low: Tensor, up: Tensor, sign: int = 1) -> None:
+    """out (rows, positions, out) plus or minus low @ up, in place."""
+    out.flatten(0, -2).addmm_(low.flatten(0, -2), up, alpha=sign)
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
@@ -186,12 +158,8 @@ def adapter_of(model: PeftModel) -> dict[str, LowRank]:
     }
 
 
-def split_rows(model: PeftModel, rows: AdapterRows, fold: bool) -> PreTrainedModel:
-    """Replace peft's layers by ours and return the base model that now holds them.
-
-    fold: keep each changed layer once more for every adapter, folded in. On a CPU the small
-    products of a low-rank part cost more than the memory; on a GPU one copy is read once.
-    """
+def split_rows(model: PeftModel, rows: AdapterRows) -> PreTrainedModel:
+    """Replace peft's layers by ours and return the base model that now holds them."""
     inner = cast(PreTrainedModel, model.get_base_model())
     for name, part in adapter_of(model).items():
         layer = cast(PeftLinear, inner.get_submodule(name))
@@ -200,19 +168,14 @@ def split_rows(model: PeftModel, rows: AdapterRows, fold: bool) -> PreTrainedMod
         if layer.fan_in_fan_out:  # GPT-2's own layer keeps (in, out); nn.Linear (out, in)
             weight = weight.T
         bias = None if bias is None else bias.detach()
-        ours = RowSwitch(weight.T, part, bias, rows) if fold else RowLora(weight, part, bias, rows)
-        inner.set_submodule(name, ours)
+        inner.set_submodule(name, RowLora(weight, part, bias, rows))
     return inner
 
 
 def attach(model: PreTrainedModel, adapters: Sequence[Adapter]) -> None:
     """Have a model of `split_rows` hold these adapters beside the expert's, in the place of those
     it held. Raises ModelError when they do not change the layers that the expert's changes."""
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, RowLora | RowSwitch)
-    }
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, RowLora)}
     if any(adapter.keys() != layers.keys() for adapter in adapters):
         raise ModelError("the adapters were tuned from another expert: they change other layers")
     for name, layer in layers.items():

@@ -17,6 +17,7 @@ from . import lora
 from .attention import ATTENTION
 from .graphs import CudaGraphs, Record, recordable
 from .inside import output_embeddings
+from .layout import lay_out
 from .lora import Adapter, AdapterRows
 from .norms import fuse_norms
 
@@ -61,14 +62,11 @@ class ModelPair:
         device: str = "cpu",
         dtype: str = "float32",
         *,
-        fold: bool | None = None,
         graphs: bool = True,
     ) -> "ModelPair":
         """Load from folders; `expert` is a whole model or a LoRA adapter folder.
 
         device is "cpu", "cuda", "cuda:N", or "auto" to spread a big model over all cards.
-        fold: hold the layers that a LoRA adapter changes twice, faster on a CPU (and done there
-        unless said otherwise), or once.
         graphs: record steps as CUDA graphs, where the device and the model allow it.
         Only safetensors are read, no remote code is run, nothing is downloaded. An adapter
         that is not an ordinary LoRA of linear layers is folded into a second copy of the base.
@@ -79,8 +77,7 @@ class ModelPair:
         check_tokenizers(base_folder, expert_folder)
         base_model = _load_model(base_folder, device, dtype)
         if adapter:
-            fold = device == "cpu" if fold is None else fold
-            pair = _with_adapter(base_model, base_folder, expert_folder, device, dtype, fold)
+            pair = _with_adapter(base_model, base_folder, expert_folder, device, dtype)
         else:
             pair = cls.of(base_model, _load_model(expert_folder, device, dtype))
         return pair if graphs else replace(pair, recorder=None)
@@ -96,6 +93,7 @@ class ModelPair:
             model.train(False)
             model.set_attn_implementation(ATTENTION)
             fuse_norms(model)
+            lay_out(model)
         return cls(
             expert=expert,
             base=base,
@@ -155,7 +153,7 @@ def check_tokenizers(base: Path, expert: Path) -> None:
 
 
 def _with_adapter(
-    base_model: PreTrainedModel, base: Path, expert: Path, device: str, dtype: str, fold: bool
+    base_model: PreTrainedModel, base: Path, expert: Path, device: str, dtype: str
 ) -> ModelPair:
     try:
         adapted = lora.load_adapter(base_model, expert)
@@ -163,7 +161,7 @@ def _with_adapter(
         raise ModelError(f"adapter {expert} does not fit base {base}: {error}") from error
     if lora.is_plain_lora(adapted):
         rows = AdapterRows()
-        shared = lora.split_rows(adapted, rows, fold)
+        shared = lora.split_rows(adapted, rows)
         return ModelPair.of(shared, shared, rows)
     try:
         merged = lora.merged(adapted)

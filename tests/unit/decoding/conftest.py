@@ -92,15 +92,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def pairs(folders: Callable[[str], Path]) -> Callable[[str, str], ModelPair]:
-    """The pair of a family and kind ("full", "lora", "lora-once"), loaded once."""
+    """The pair of a family and kind ("full", "lora"), loaded once."""
     loaded: dict[tuple[str, str], ModelPair] = {}
 
     def get(family: str, kind: str) -> ModelPair:
         if (family, kind) not in loaded:
             folder = folders(family)
-            expert = folder / kind.removesuffix("-once")
-            fold = kind != "lora-once"
-            loaded[family, kind] = ModelPair.load(folder / "base", expert, fold=fold)
+            loaded[family, kind] = ModelPair.load(folder / "base", folder / kind)
         return loaded[family, kind]
 
     return get

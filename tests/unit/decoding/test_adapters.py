@@ -36,7 +36,7 @@ WEIGHT, CAP = 1.5, 0.4
 
 @dataclass(frozen=True)
 class Made:
-    """Two random adapters, and the base with each folded in."""
+    """Two random adapters, and the base with each merged in."""
 
     adapters: Adapters
     apart: Apart
@@ -66,8 +66,8 @@ def load(folders: Folders) -> Callable[[str, str], ModelPair]:
     """A pair of a test's own."""
 
     def loaded(family: str, kind: str) -> ModelPair:
-        folder, expert = folders(family), kind.removesuffix("-once")
-        return ModelPair.load(folder / "base", folder / expert, fold=kind != "lora-once")
+        folder = folders(family)
+        return ModelPair.load(folder / "base", folder / kind)
 
     return loaded
 
@@ -87,7 +87,6 @@ def mixed(count: int) -> list[Request]:
     return [replace(r, learned=i % 3 > 0) for i, r in enumerate(mixed_requests(count))]
 
 
-@pytest.mark.parametrize("kind", ["lora", "lora-once"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @settings(
     max_examples=12,
@@ -103,7 +102,6 @@ def mixed(count: int) -> list[Request]:
 )
 def test_tokens_are_the_references(
     family: str,
-    kind: str,
     wanted: list[tuple[Request, bool]],
     guidance: Guidance,
     sampling: Sampling,
@@ -112,22 +110,21 @@ def test_tokens_are_the_references(
     folders: Folders,
     made: Callable[[str, int], Made],
 ) -> None:
-    """Rows with and without them side by side, folded and not."""
+    """Rows with and without them side by side."""
     asked = [replace(request, learned=learned) for request, learned in wanted]
     found = made(family, 4)
     terms = [AdaptersTerm(found.adapters, WEIGHT, CAP)]
-    pair = pairs(family, kind)
+    pair = pairs(family, "lora")
     decoder = SteerDecoder(pair, guidance, sampling, slots, trace=True, terms=terms)
     models = replace(Reference.load(folders(family), "lora"), apart=found.apart)
     for completion in decoder.run(asked):
         assert_same(completion, asked[completion.index], models, decoder, tolerance=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lora-once"])
 def test_rows_that_they_do_not_steer_are_as_without_them(
-    kind: str, load: Callable[[str, str], ModelPair], made: Callable[[str, int], Made]
+    load: Callable[[str, str], ModelPair], made: Callable[[str, int], Made]
 ) -> None:
-    pair = load("llama", kind)
+    pair = load("llama", "lora")
     plain = run(pair, mixed(24))
     steered = run(pair, mixed(24), AdaptersTerm(made("llama", 4).adapters, WEIGHT, CAP))
     assert token_ids(plain) != token_ids(steered)
@@ -229,16 +226,14 @@ def test_both_learned_levers_act_together_each_within_its_cap(
     assert not same[0] or first.adapters[0] == pytest.approx(trace.adapters[0], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lora-once"])
 def test_a_refit_takes_the_place_of_what_was_attached(
-    kind: str,
     load: Callable[[str, str], ModelPair],
     made: Callable[[str, int], Made],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also with buffers and recorded steps that a run left to the next."""
     monkeypatch.setattr(lane, "RECORDED", kv.Grain(rows=4, columns=6, width=16))
-    pair = replace(load("llama", kind), recorder=Recorder)
+    pair = replace(load("llama", "lora"), recorder=Recorder)
     first, second = (AdaptersTerm(made("llama", n).adapters, WEIGHT, CAP) for n in (4, 6))
     made_first = token_ids(run(pair, mixed(12), first))
     kept = dict(pair.idle)
@@ -249,7 +244,7 @@ def test_a_refit_takes_the_place_of_what_was_attached(
     assert made_second != made_first
     assert pair.idle.keys() == kept.keys()
     assert pair.idle != kept, "what was recorded with others is not replayed"
-    assert made_second == token_ids(run(load("llama", kind), mixed(12), second))
+    assert made_second == token_ids(run(load("llama", "lora"), mixed(12), second))
     assert token_ids(run(pair, mixed(12), first)) == made_first
 
 
@@ -265,16 +260,14 @@ def test_a_run_whose_adapters_were_replaced_ends(
         next(steps)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lora-once"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_recorded_steps_give_the_same_tokens(
     family: str,
-    kind: str,
     load: Callable[[str, str], ModelPair],
     made: Callable[[str, int], Made],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pair, term = load(family, kind), AdaptersTerm(made(family, 4).adapters, WEIGHT, CAP)
+    pair, term = load(family, "lora"), AdaptersTerm(made(family, 4).adapters, WEIGHT, CAP)
     options = {"guidance": Guidance(gamma=0.2, eta=0.5), "slots": 7}
     plain = run(pair, mixed(20), term, **options)
     monkeypatch.setattr(lane, "RECORDED", kv.Grain(rows=4, columns=6, width=16))

@@ -67,7 +67,7 @@ def shared_requests() -> list[Request]:
 
 
 @pytest.mark.usefixtures("coarse")
-@pytest.mark.parametrize("kind", ["full", "lora", "lora-once"])
+@pytest.mark.parametrize("kind", ["full", "lora"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
 def test_recorded_steps_give_the_same_tokens(family: str, kind: str, pairs: Pairs) -> None:
     pair = pairs(family, kind)

@@ -44,7 +44,7 @@ def test_what_a_worker_learns(kind: str, folders: Folders) -> None:
 
 def test_a_lora_pair_holds_the_weights_once(folders: Folders) -> None:
     base, adapter = folders("llama") / "base", folders("llama") / "lora"
-    pair = ModelPair.load(base, adapter, fold=False)
+    pair = ModelPair.load(base, adapter)
     full = ModelPair.load(folders("llama") / "base", folders("llama") / "full")
     assert pair.expert is pair.base
     adapters = sum(x.numel() for x in load_file(adapter / "adapter_model.safetensors").values())
@@ -66,9 +66,8 @@ def test_lora_makes_the_tokens_of_its_merged_expert(
     merged = conftest.save_adapter(base, tmp_path / "adapter", 3, target_modules=targets)
     merged.save_pretrained(tmp_path / "merged")
     want = run(ModelPair.load(folder / "base", tmp_path / "merged"))
-    for fold in (True, False):
-        lora = ModelPair.load(folder / "base", folder / "lora", fold=fold)
-        assert (lora.kind, run(lora)) == ("lora", want)
+    lora = ModelPair.load(folder / "base", folder / "lora")
+    assert (lora.kind, run(lora)) == ("lora", want)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +103,12 @@ def test_a_mixture_of_experts_cannot_split_rows_in_its_own_layers(tmp_path: Path
         merged = conftest.save_adapter(fresh, tmp_path / "adapter", 3, target_modules=targets)
         merged.save_pretrained(tmp_path / "merged")
         want = run(ModelPair.load(tmp_path / "base", tmp_path / "merged"))
-        for fold in (True, False):
-            pair = ModelPair.load(tmp_path / "base", tmp_path / "adapter", fold=fold)
-            if works:
-                assert run(pair) == want
-            else:
-                with pytest.raises(ModelError, match="does not see whole rows"):
-                    run(pair)
+        pair = ModelPair.load(tmp_path / "base", tmp_path / "adapter")
+        if works:
+            assert run(pair) == want
+        else:
+            with pytest.raises(ModelError, match="does not see whole rows"):
+                run(pair)
 
 
 def test_rank_stabilised_adapters_keep_their_scale(folders: Folders, tmp_path: Path) -> None:
@@ -119,9 +117,8 @@ def test_rank_stabilised_adapters_keep_their_scale(folders: Folders, tmp_path: P
     merged = conftest.save_adapter(base, tmp_path / "adapter", 3, **options)
     merged.save_pretrained(tmp_path / "merged")
     want = run(ModelPair.load(folders("llama") / "base", tmp_path / "merged"))
-    for fold in (True, False):
-        pair = ModelPair.load(folders("llama") / "base", tmp_path / "adapter", fold=fold)
-        assert (pair.kind, run(pair)) == ("lora", want)
+    pair = ModelPair.load(folders("llama") / "base", tmp_path / "adapter")
+    assert (pair.kind, run(pair)) == ("lora", want)
 
 
 def test_ids_come_from_the_generation_config_first(folder: Path) -> None:
@@ -135,10 +132,9 @@ def test_ids_come_from_the_generation_config_first(folder: Path) -> None:
 
 def test_half_precision_runs(folders: Folders) -> None:
     base, adapter = folders("llama") / "base", folders("llama") / "lora"
-    for fold in (True, False):
-        pair = ModelPair.load(base, adapter, dtype="bfloat16", fold=fold)
-        assert pair.dtype == torch.bfloat16
-        assert all(ids for ids in run(pair))
+    pair = ModelPair.load(base, adapter, dtype="bfloat16")
+    assert pair.dtype == torch.bfloat16
+    assert all(ids for ids in run(pair))
 
 
 def test_a_model_may_be_spread_over_what_devices_there_are(folders: Folders) -> None:
