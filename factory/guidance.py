@@ -58,6 +58,11 @@ class Guidance:
         return 1.0 if self.nucleus is None else self.nucleus
 
     @property
+    def masks(self) -> bool:
+        """Whether tokens are left out, whatever they score."""
+        return self.alpha > 0 or self.mass < 1
+
+    @property
     def uses_base(self) -> bool:
         """Whether the base's logits can change a score."""
         return self.gamma != 0

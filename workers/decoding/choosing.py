@@ -106,19 +106,21 @@ class Chooser:
         if self._kernel is not None:
             return self._choose_fused(self._kernel, samples, logits)
         live, rows_of = [*samples], [*samples.values()]
+        masked = self._guidance.masks
         slots = torch.tensor(live, device=self._device)
         positions = torch.tensor([len(s.tokens) for s in rows_of], device=self._device)
-        noise = self._noise.gumbel(self._keys[slots, positions])
+        keys = self._keys[slots, positions]
         tokens = torch.zeros(len(live), dtype=torch.long, device=self._device)
         healthy = torch.ones(len(live), dtype=torch.bool, device=self._device)
         for group in _by_roles(rows_of):
             rows = _index(group, len(live), self._device)
             at = _index([live[i] for i in group], self._slots, self._device)
             steered, ok = self.steer(rows_of[group[0]], at, logits)
-            chosen = draw(steered.scores, self._sampling, noise[rows])
+            noise = self._noise.gumbel(keys[rows], steered.keep if masked else None)
+            chosen = draw(steered.scores, self._sampling, noise)
             tokens[rows], healthy[rows] = chosen, ok
             if self._traces:
-                self._traces.add(slots[rows], positions[rows], steered, chosen, noise[rows])
+                self._traces.add(slots[rows], positions[rows], steered, chosen, noise)
         return tokens.tolist(), healthy.tolist()
 
     def _choose_fused(

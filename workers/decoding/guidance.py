@@ -17,6 +17,7 @@ from torch import Tensor
 from factory.guidance import Guidance, Rule
 from workers.streams import MASKED
 
+CANDIDATES = (64, 1024, 16384)  # looked at first for a nucleus: a sort of all is slow
 FLOOR = MASKED / 64  # of log-probabilities: weights up to 10 cannot turn it into infinity
 
 
@@ -97,7 +98,7 @@ def plausible(expert: Tensor, alpha: float, mass: float) -> Tensor:
 def nucleus(probabilities: Tensor, mass: float) -> Tensor:
     """(B, V) probabilities to bool: the smallest set holding `mass`, lower ids first on ties."""
     size = probabilities.shape[-1]
-    for candidates in (min(64, size), size):  # a sort of all is slow, and rarely needed
+    for candidates in (*(n for n in CANDIDATES if n < size), size):
         ranked = probabilities.topk(candidates, dim=-1).values
         counts = (ranked.cumsum(dim=-1) - ranked < mass).sum(dim=-1, keepdim=True)
         if candidates == size or bool((counts < candidates).all()):

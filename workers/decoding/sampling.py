@@ -59,10 +59,15 @@ class Noise:
         tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=device)
         self.tokens = _mix(_to_int32(tokens * 0x9E3779B9))
 
-    def gumbel(self, keys: Tensor) -> Tensor:
-        """(B, 2) int32 keys from `noise_keys` to (B, V) float32 noise."""
-        bits = _mix(_mix(self.tokens ^ keys[:, :1]).add_(keys[:, 1:]))
-        return _gumbel(bits)
+    def gumbel(self, keys: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, 2) int32 keys from `noise_keys` to (B, V) float32 noise; keep (B, V) bool: 0 for the
+        others, which are mostly far more."""
+        if keep is None:
+            return _noise(self.tokens, keys[:, :1], keys[:, 1:])
+        rows, ids = keep.nonzero(as_tuple=True)
+        noise = torch.zeros(keep.shape, device=keep.device)
+        noise[rows, ids] = _noise(self.tokens[ids], *keys[rows].unbind(dim=1))
+        return noise
 
 
 def noise_keys(seeds: Tensor, positions: Tensor) -> Tensor:
@@ -70,6 +75,11 @@ def noise_keys(seeds: Tensor, positions: Tensor) -> Tensor:
     (…), to (…, 2) int32 keys."""
     z = _splitmix(_splitmix(seeds) + positions)
     return torch.stack((_to_int32(z), _to_int32(z >> 32)), dim=-1)
+
+
+def _noise(tokens: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Gumbel noise of tokens' hashes and the two halves of keys, which broadcast."""
+    return _gumbel(_mix(_mix(tokens ^ first).add_(second)))
 
 
 def _gumbel(bits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Norms run by torch's kernel: only where they say what the model's own say."""
+"""Norms of ours: only where they say what the model's own say."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_a_norm_is_replaced_where_it_is_the_same(family: str, fused: bool) -> No
         fuse_norms(model)
         after = model(ids).logits
     assert [isinstance(m, Norm) for m in norms(model)] == [fused] * count
-    assert torch.equal(after, before)
+    torch.testing.assert_close(after, before)
 
 
 def test_what_is_named_like_a_norm_but_is_none_stays() -> None:
