@@ -87,7 +87,7 @@ def visible(query: Tensor, key: Tensor, window: int | None) -> Tensor:
 
 def additive(seen: Tensor) -> Tensor:
     """bool to float32: 0 where seen, −inf where not."""
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
+    return torch.where(seen, 0.0, -torch.inf)
 
 
 def _attention(

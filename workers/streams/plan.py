@@ -114,11 +114,12 @@ class Plan:
         (rows, 1, 1, columns); else grouped, (contexts, 1, each · queries, width + columns)."""
         if window not in self._masks:
             shared, now = self.shared[:, None], (self.shared + self.own)[:, None]
-            near = torch.arange(self.shape.width, device=now.device)
             own = torch.arange(self.shape.columns, device=now.device) + shared
-            seen = (visible(now, near, window) & (near < shared), visible(now, own, window))
-            mask = additive(torch.cat(seen, dim=1))[:, None, None]
+            mask = additive(visible(now, own, window))[:, None, None]
             if self.shape.width:
+                near = torch.arange(self.shape.width, device=now.device)
+                context = additive(visible(now, near, window) & (near < shared))[:, None, None]
+                mask = torch.cat((context, mask), dim=-1)
                 mask = self.group(mask.expand(-1, -1, queries, -1))
             self._masks[window] = mask
         return self._masks[window]
