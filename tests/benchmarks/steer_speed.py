@@ -16,7 +16,8 @@ the length of a row, interleaved round by round; medians are printed, and JSON w
     steer     our engine, each sample with negatives of its own
     cached    the same with the documents of contexts run apart and kept; empty at the start
     shared    our engine, negatives shared by a group of 8 samples
-    traced    the same, with a trace of every token
+    both      the same with documents kept
+    traced    shared, with a trace of every token
 """
 
 import argparse
@@ -278,6 +279,7 @@ def contenders(
         "steer": lambda: ours(bed, own, guidance, slots),
         "cached": lambda: ours(bed, own, guidance, slots, DocumentCache()),
         "shared": lambda: ours(bed, shared, guidance, slots),
+        "both": lambda: ours(bed, shared, guidance, slots, DocumentCache()),
         "traced": lambda: ours(bed, shared, guidance, slots, trace=True),
     }
 
@@ -296,7 +298,7 @@ def measure(calls: dict[str, Callable[[], int]], rounds: int) -> dict[str, float
 def report(title: str, rates: dict[str, float]) -> dict[str, Any]:
     ratios = {
         f"{ours}/{theirs}": rates[ours] / rates[theirs]
-        for ours in ("steer", "cached", "shared")
+        for ours in ("steer", "cached", "shared", "both")
         for theirs in ("hf-guided", "authors", "hf-plain", "plain")
     }
     ratios["traced/shared"] = rates["traced"] / rates["shared"]
