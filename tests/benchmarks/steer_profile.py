@@ -18,6 +18,7 @@ from workers.streams import kv, lane
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("linear layers", nn.Linear, "forward"),
+    ("linear layers", lora.RowLora, "forward"),
     ("attention", kv.Role, "attend"),
     ("prefill: attention", attention.Prefill, "attend"),
     ("prefill: linear, the rest", lane.Lane, "_prefill"),

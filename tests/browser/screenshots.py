@@ -49,6 +49,7 @@ def paths(seeded: Seeded) -> dict[str, str]:
         "map": "/map?dataset=hypotheses",
         "sample": f"/samples/{seeded.sample}",
         "sample-explained": f"/samples/{seeded.sample}?asked={seeded.explanation}",
+        "sample-explained-levers": f"/samples/{seeded.sample}?asked={seeded.learned}",
         "sample-replayed": f"/samples/{seeded.sample}?asked={seeded.replay}",
         "review": "/review?dataset=hypotheses",
         "models": "/models",

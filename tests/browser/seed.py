@@ -3,7 +3,7 @@
 import math
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,6 +29,7 @@ from factory.metrics import NAMES
 from factory.spec import EvaluateSpec, GenerateSpec, TrainSpec, row_seed
 from factory.tables import Attempt, Dataset, Job, ModelPair, Push, Request, Sample
 from factory.web.pages import job_form
+from factory.web.pages.explanation import LEARNED
 from tests.browser import seed_sweep
 from workers.map import draw_dataset
 
@@ -55,6 +56,7 @@ class Seeded:
     trying: uuid.UUID
     sample: uuid.UUID
     explanation: uuid.UUID
+    learned: uuid.UUID  # an explanation with what learned levers added
     replay: uuid.UUID
     tried: uuid.UUID
 
@@ -123,7 +125,8 @@ def _filled(db: Database) -> Seeded:
             experiment=tried.id,
             trying=trying.id,
             sample=shown.id,
-            explanation=_explain(session, rng, shown).id,
+            explanation=_explain(session, rng, shown, ()).id,
+            learned=_explain(session, random.Random(8), shown, LEARNED).id,
             replay=_replay(session, shown).id,
             tried=_try_out(session, rng, first).id,
         )
@@ -292,10 +295,14 @@ def _verdict(
     )
 
 
-def _explain(session: Session, rng: random.Random, sample: Sample) -> Request:
+def _explain(
+    session: Session, rng: random.Random, sample: Sample, levers: Iterable[str]
+) -> Request:
     request = requests.create(session, "explanation", {"sample": str(sample.id)})
     pieces = [f" {word}" for word in sample.text.split()]
-    tokens_ = [_explained(rng, piece) for piece in pieces]
+    tokens_ = [
+        _explained(rng, piece) | {lever: rng.gauss(0, 0.3) for lever in levers} for piece in pieces
+    ]
     requests.answer(session, request, {"sample": str(sample.id), "tokens": tokens_})
     return request
 

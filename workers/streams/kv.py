@@ -19,6 +19,7 @@ from .documents import Context, Layers
 from .plan import Grain, Plan, Shape, few, grouping, multiple
 
 Ints = npt.NDArray[np.int64]
+SMALL = 400  # multiplications
 
 
 @dataclass
@@ -187,10 +188,16 @@ class Role:
         now[:live] = [tokens[slot] for slot in here.slots]
         own[:live] = self._turn - here.begun
         self._turn += 1
-        fused = self._grain.fused
-        columns = 0 if fused else multiple(int(own.max()) + 1, self._grain.columns)
+        columns = 0 if self._grain.fused else self._read(int(own.max()) + 1)
         slots, *rest = here.known
         return replace(here.shape, columns=columns), np.concatenate((now, slots, own, *rest))
+
+    def _read(self, columns: int) -> int:
+        """How many own columns a step reads, of which so many are needed: more than those where
+        the products would be so small that torch runs them in a plain loop."""
+        keys, _ = self._buffers(next(iter(self._context_layers)))
+        least = -(-SMALL // keys.shape[3])
+        return min(max(multiple(columns, self._grain.columns), least), keys.shape[2])
 
     def standing(self) -> Standing:
         """How rows and contexts stand now; the same object until that changes."""

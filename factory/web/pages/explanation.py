@@ -1,4 +1,4 @@
-"""What moved each token, as bars: how far γ and η changed its score, in nats."""
+"""What moved each token, as bars: how far γ, η and learned levers changed its score, in nats."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,10 +30,10 @@ class Likely:
 
 @dataclass(frozen=True)
 class Token:
-    """One token with its two effects. Log-probabilities are natural; an effect is what a term
-    added to the token's score: None when its stream was not run. `learned`: those of the learned
-    levers that acted, by their names. `…_five`: the likeliest tokens in its place, and itself where
-    it is none of them; empty when not known."""
+    """One token with its effects. Log-probabilities are natural; an effect is what a term added to
+    the token's score: None when its stream was not run. `learned`: those of the learned levers
+    that acted, by their names; their bar is of the sum. `…_five`: the likeliest tokens in its
+    place, and itself where it is none of them; empty when not known."""
 
     shown: str
     expert_effect: float | None
@@ -41,6 +41,7 @@ class Token:
     learned: Mapping[str, float]
     expert_bar: Bar | None
     negative_bar: Bar | None
+    learned_bar: Bar | None
     probability: float
     base: float | None
     negative: float | None
@@ -65,11 +66,11 @@ def explained(tokens: Sequence[Mapping[str, Any]], guidance: Mapping[str, Any]) 
     "paper" (drawn against the expert too, so that the rules can be compared). With rule "avoidance"
     N is the likeness S, from 0 to 1, and η adds −ηS.
     """
-    effects = [_effects(token, guidance) for token in tokens]
-    most = max((abs(e) for pair in effects for e in pair if e is not None), default=0.0)
-    scale = FULL / max(most, FLOOR)
+    effects = [(*_effects(token, guidance), _learned(token)) for token in tokens]
+    lengths = [abs(e) for *both, learned in effects for e in (*both, sum(learned.values())) if e]
+    scale = FULL / max(*lengths, FLOOR, FLOOR)
     alike = guidance["rule"] == "avoidance"
-    return [_token(token, *pair, scale, alike) for token, pair in zip(tokens, effects, strict=True)]
+    return [_token(token, *each, scale, alike) for token, each in zip(tokens, effects, strict=True)]
 
 
 def _effects(
@@ -83,16 +84,27 @@ def _effects(
     return towards, away
 
 
+def _learned(token: Mapping[str, Any]) -> dict[str, float]:
+    """What each learned lever that acted added, by its name."""
+    return {name: token[key] for key, name in LEARNED.items() if token.get(key) is not None}
+
+
 def _token(
-    token: Mapping[str, Any], towards: float | None, away: float | None, scale: float, alike: bool
+    token: Mapping[str, Any],
+    towards: float | None,
+    away: float | None,
+    learned: Mapping[str, float],
+    scale: float,
+    alike: bool,
 ) -> Token:
     return Token(
         shown=_visible(token["token"]),
         expert_effect=towards,
         negative_effect=away,
-        learned={name: token[key] for key, name in LEARNED.items() if token.get(key) is not None},
+        learned=learned,
         expert_bar=_bar(towards, scale),
         negative_bar=_bar(away, scale),
+        learned_bar=_bar(sum(learned.values()) if learned else None, scale),
         probability=math.exp(token["expert"]),
         base=_probability(token["base"]),
         negative=token["negative"] if alike else _probability(token["negative"]),

@@ -13,6 +13,7 @@ SAMPLE_STATES = ("accepted", "fixed", "rejected", "in_review", "generated", "fil
 SIGNS: Mapping[str, tuple[str, str]] = {  # meaning → (sign, class of its colour)
     "expert": ("▲", "expert"),
     "negative": ("▼", "negative"),
+    "learned": ("◆", "learned"),
     "center": ("◎", "accepted"),
     "base": ("●", "base"),
     "real": ("●", "base"),

@@ -51,6 +51,18 @@ def test_learned_levers_are_named_where_they_acted() -> None:
     assert both.learned == {"verdict head": 0.5, "adapters": 0.0}
     [neither] = explained([token()], GUIDANCE)
     assert neither.learned == {}
+    assert neither.learned_bar is None
+
+
+def test_what_learned_levers_added_is_one_bar_on_the_same_scale() -> None:
+    levers = token(verdict_head=-1.5, adapters=-0.5)
+    small, large = explained([levers, token(base=-5.0)], GUIDANCE)
+    assert small.learned_bar is not None
+    assert large.expert_bar is not None
+    assert small.learned_bar.y == AXIS
+    assert small.learned_bar.height == pytest.approx(large.expert_bar.height)
+    [against] = explained([token(verdict_head=-1.5, adapters=1.5)], GUIDANCE)
+    assert against.learned_bar is None
 
 
 def test_bars_go_up_for_likelier_and_down_for_less_likely() -> None:
