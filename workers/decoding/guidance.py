@@ -71,7 +71,7 @@ def steer(
     c = log_probs(center) if centered and center is not None else None
     keep = plausible(e, guidance.alpha, guidance.mass)
     scores = RULES[guidance.rule](e, b, n, c, guidance)
-    return Steered(scores.masked_fill(~keep, MASKED), keep, e, b, n, c)
+    return Steered(torch.where(keep, scores, MASKED), keep, e, b, n, c)
 
 
 def log_probs(logits: Tensor) -> Tensor:

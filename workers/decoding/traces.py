@@ -34,7 +34,7 @@ class Traces:
         self, slots: Tensor, positions: Tensor, steered: Steered, chosen: Tensor, noise: Tensor
     ) -> None:
         """Record one step of the rows in `slots`."""
-        expert = steered.expert.masked_fill(~steered.keep, MASKED)
+        expert = torch.where(steered.keep, steered.expert, MASKED)
         unguided = draw(expert, self._sampling, noise)
         streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
         picked = [_of(x, chosen) for x in streams]
