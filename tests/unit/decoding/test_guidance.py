@@ -133,6 +133,19 @@ def test_ties_at_the_edge_keep_the_lower_id() -> None:
     ]
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("size", [63, 64, 65, 1025, 20_000])
+def test_a_nucleus_of_any_size_is_the_sorted_ones(size: int, spread: float) -> None:
+    """Few tokens are looked at first; where they do not hold the mass, more are."""
+    torch.manual_seed(size)
+    p = (torch.randn(3, size) * torch.tensor([[0.0], [spread], [10.0]])).double().softmax(-1)
+    found = nucleus(p, 0.9)
+    for row, kept in zip(p, found, strict=True):
+        order = row.sort(descending=True, stable=True)
+        count = int((order.values.cumsum(0) - order.values < 0.9).sum())
+        assert torch.equal(kept.nonzero()[:, 0], order.indices[:count].sort().values)
+
+
 def test_both_masks_must_be_passed_and_each_sees_the_whole_expert() -> None:
     p = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
     scores = steer_scores(p.log(), None, None, Guidance(eta=0, alpha=0.3, nucleus=0.65))

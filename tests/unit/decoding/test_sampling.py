@@ -107,6 +107,15 @@ def test_noise_of_one_row_is_the_same_in_any_batch() -> None:
     assert together.isfinite().all()
 
 
+def test_noise_of_tokens_that_are_left_out_is_not_made() -> None:
+    keys = noise_keys(torch.tensor([7, 8, 9]), torch.tensor([0, 3, 5]))
+    keep = torch.rand(3, 50, generator=torch.Generator().manual_seed(1)) < 0.3
+    keep[1] = False
+    everything, some = (Noise(50, CPU).gumbel(keys, only) for only in (None, keep))
+    assert torch.equal(some[keep], everything[keep])
+    assert not some[~keep].any()
+
+
 def test_noise_does_not_change_between_releases() -> None:
     """Replay relies on it: these are the first values of seed 2**53 − 1 at position 5."""
     first = noise([2**53 - 1], [5], 4)[0]
