@@ -10,15 +10,15 @@ from transformers import PreTrainedModel
 
 
 def by_inputs(weight: Tensor) -> Tensor:
-    """(out, in) weights, the same numbers; on a CPU those of one input lie side by side."""
-    return weight.T.contiguous().T if weight.device.type == "cpu" else weight
+    """(out, in) weights, the same numbers; on a CPU in float32 an input's lie side by side."""
+    wanted = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return weight.T.contiguous().T if wanted else weight
 
 
-@torch.no_grad()
 def lay_out(model: PreTrainedModel) -> None:
     """Lay out the linear layers of a model, which is only run from now on; an embedding that is
     also one stays: its rows are looked up."""
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for layer in model.modules():
         if type(layer) is nn.Linear and id(layer.weight) not in looked_up:
-            layer.weight = nn.Parameter(by_inputs(layer.weight), requires_grad=False)
+            layer.weight.data = by_inputs(layer.weight.data)
