@@ -3,11 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Request
+from sqlalchemy import update
+
+from factory.tables import Outbox
 
 from .conftest import Watched
 from .screenshots import WIDTHS, paths, sign_in
@@ -72,9 +76,17 @@ def _violations(page: Page, name: str, only: dict[str, Any]) -> list[dict[str, A
     return [{"page": name, **violation} for violation in found]
 
 
-def test_no_page_jumps_is_too_wide_or_makes_trouble(watched: Watched, seeded: Seeded) -> None:
+def test_no_page_jumps_is_too_wide_or_makes_trouble(
+    watched: Watched, site: Site, seeded: Seeded
+) -> None:
+    """Also where work waits for a worker, which the overview says above all else."""
+    with site.db.transaction() as session:
+        long_ago = datetime.now(UTC) - timedelta(hours=1)
+        session.execute(update(Outbox).values(created_at=long_ago, sends=1))
     page = watched.page
     page.add_init_script(WATCH_SHIFTS)
+    page.goto("/")
+    assert page.get_by_text("Is one running?").first.is_visible()
     jumping, wide = {}, {}
     for name, path in paths(seeded).items():
         if name == "not-found":

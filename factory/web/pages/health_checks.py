@@ -24,9 +24,14 @@ class Check:
 
 def all_of(session: Session, state: State) -> list[Check]:
     """Every check, on a database that answers."""
+    database, *rest = quick(session, state)
+    return [database, _broker(state), *rest]
+
+
+def quick(session: Session, state: State) -> list[Check]:
+    """Those that the database answers; asking a broker may take seconds."""
     return [
         Check("Database", True, "It answers."),
-        _broker(state),
         _gpu_worker(session),
         _cpu_worker(session),
         _label_studio(session, state),

@@ -33,7 +33,8 @@ class Now:
 @pages.get("/")
 def overview() -> ResponseReturnValue:
     """Datasets with their counts, what runs now, recent jobs."""
-    with current().db.transaction() as session:
+    state = current()
+    with state.db.transaction() as session:
         recent = rows_of(session, jobs.list_page(session, limit=RECENT))
         newest = datasets.list_all(session, limit=TILES)
         counts = datasets.counts_of(session, newest)
@@ -45,6 +46,7 @@ def overview() -> ResponseReturnValue:
             recent=recent,
             models=models.list_all(session),
             now=_now(session),
+            bad=[check for check in health_checks.quick(session, state) if not check.good],
         )
 
 

@@ -290,7 +290,9 @@ def test_work_that_nobody_takes_is_named_with_the_remedy(
         outbox.take_due(session, limit=1000, retry_seconds=60)
         long_ago = datetime.now(UTC) - timedelta(minutes=10)
         session.execute(update(Outbox).values(created_at=long_ago))
-    assert "factory worker gpu" in visitor.get("/health/notes").text
+    notes = visitor.get("/health/notes").text
+    assert "factory worker gpu" in notes
+    assert notes in visitor.get("/").text, "there when the page comes, so that nothing moves"
     with db.transaction() as session:
         [shard, *_] = jobs.shards_of(session, job)
         shards.claim(session, shard.id, "w1", 60)
