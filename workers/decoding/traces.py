@@ -37,9 +37,11 @@ class Traces:
         expert = torch.where(steered.keep, steered.expert, MASKED)
         unguided = draw(expert, self._sampling, noise)
         streams = (steered.expert, steered.base, steered.negative, steered.center, steered.scores)
-        picked = [_of(x, chosen) for x in streams]
+        rows, vocab = expert.shape
+        at = torch.arange(rows, device=chosen.device) * vocab + chosen
+        picked = [_of(x, at) for x in streams]
         counts = [chosen, *picked, unguided, steered.keep.sum(dim=-1)]
-        counts += [_of(getattr(steered, name), chosen) for name in self._terms]
+        counts += [_of(getattr(steered, name), at) for name in self._terms]
         self.put(slots, positions, torch.stack([c.float() for c in counts], dim=-1))
 
     def put(self, slots: Tensor, positions: Tensor, columns: Tensor) -> None:
@@ -67,6 +69,6 @@ class Traces:
         )
 
 
-def _of(stream: Tensor | None, chosen: Tensor) -> Tensor:
-    """(B, V) to (B,): the chosen tokens' numbers; 0 without the stream."""
-    return chosen * 0.0 if stream is None else stream.gather(1, chosen[:, None])[:, 0]
+def _of(stream: Tensor | None, at: Tensor) -> Tensor:
+    """(B, V) to (B,): the numbers at these places of all B · V; 0 without the stream."""
+    return at * 0.0 if stream is None else stream.take(at)
