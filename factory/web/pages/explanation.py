@@ -68,7 +68,7 @@ def explained(tokens: Sequence[Mapping[str, Any]], guidance: Mapping[str, Any]) 
     """
     effects = [(*_effects(token, guidance), _learned(token)) for token in tokens]
     lengths = [abs(e) for *both, learned in effects for e in (*both, sum(learned.values())) if e]
-    scale = FULL / max(*lengths, FLOOR, FLOOR)
+    scale = FULL / max([*lengths, FLOOR])
     alike = guidance["rule"] == "avoidance"
     return [_token(token, *each, scale, alike) for token, each in zip(tokens, effects, strict=True)]
 
