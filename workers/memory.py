@@ -11,13 +11,7 @@ import torch
 
 from factory.guidance import Guidance, Sampling
 from workers.models.pair import ModelPair
-from workers.streams.lane import (
-    PREFILL_TOKENS,
-    PREFILL_TOKENS_ELSEWHERE,
-    RECORDED,
-    SHORT_CONTEXT,
-    RoleName,
-)
+from workers.streams.lane import PREFILL_TOKENS, PREFILL_TOKENS_ELSEWHERE, RECORDED, RoleName
 from workers.streams.plan import Grain
 
 MARGIN = 0.1  # of free memory is left alone: fragments, libraries' workspaces, recorded steps
@@ -93,7 +87,7 @@ def plan(
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     weights = {"base": guidance.gamma, "negative": guidance.eta, "center": guidance.eta}
     used = {role: what for role, what in contexts.items() if weights.get(role, 1) != 0}
-    new = sampling.max_new_tokens + SHORT_CONTEXT.get(pair.device.type, 0)
+    new = sampling.max_new_tokens
     return MemoryPlan(
         contexts=used,
         new=new,

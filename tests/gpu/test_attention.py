@@ -22,9 +22,11 @@ FAMILIES = ["llama", "gpt2", "mistral", "gemma2", "gemma3"]
 @contextmanager
 def attending(*, kernels: bool) -> Iterator[None]:
     """Attention of steps in kernels, or not, whatever the device."""
+    from workers.streams.fused import Fused
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lane, "has_kernels", lambda _: kernels)
-        patch.setattr(lane, "SHORT_CONTEXT", {})  # contexts are read apart, as on a card
+        patch.setattr(lane, "_kernels", lambda roles, _, grain: Fused([*roles], grain.rows))
         yield
 
 

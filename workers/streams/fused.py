@@ -7,7 +7,7 @@ own columns. A softmax over all keys is put together from its parts (Milakov and
 1805.02867). Nothing is read but what a row sees, whatever the buffers hold beyond it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import triton
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from workers.models.attention import Scoring
 
-from .kv import Role
-from .tiles import HEAD, PIECE, ROWS, Step
+from .kv import Ints, Role
+from .plan import Plan
+from .tiles import COLUMNS, HEAD, PIECE, ROWS, Step, Tiles, Tiling, addresses
 
 LOWEST = -1e30  # in the place of −∞, which would turn into NaN
-COLUMNS = 6  # of the table of buffers
 KEYS = 2**14  # bytes of a context's keys that are looked at together
 QUERIES = 64  # at most, that look at them
 OWN = 2048  # numbers of a row's own keys, likewise
@@ -29,24 +29,28 @@ OWN = 2048  # numbers of a row's own keys, likewise
 class Fused:
     """The buffers of some roles, as the kernels find them: by address."""
 
-    def __init__(self, roles: Sequence[Role]) -> None:
+    def __init__(self, roles: Sequence[Role], grain: int) -> None:
+        """grain: by which the count of tiles is rounded up."""
         self._roles = roles
         self._tables: dict[int, Tensor] = {}
+        self._tiles = Tiles(grain)
 
     def clear(self) -> None:
         """Forget addresses, as when a buffer has a new one."""
         self._tables.clear()
 
-    def together(self, step: Step) -> "Together":
-        """What attends in one step."""
-        return Together(self, step)
+    def arrange(self, live: Mapping[int, Role]) -> tuple[Tiling, Ints]:
+        """The tiles of a step of these roles, by their numbers."""
+        return self._tiles.of(live)
+
+    def attender(self, tiling: Tiling, integers: Tensor, plans: Sequence[Plan]) -> "Together":
+        """What attends in one step; tiling and integers are those of `arrange`."""
+        return Together(self, Step(tiling, integers, plans))
 
     def table(self, layer: int, device: torch.device) -> Tensor:
-        """(roles, COLUMNS) int64: addresses of context keys and values and of own keys and values,
-        how many columns a context and a row have; zeros for a role that has no buffers."""
+        """(roles, COLUMNS) int64, see `addresses`."""
         if layer not in self._tables:
-            rows = [_found(role.buffers(layer)) for role in self._roles]
-            self._tables[layer] = torch.tensor(rows, device=device)
+            self._tables[layer] = torch.tensor(addresses(self._roles, layer), device=device)
         return self._tables[layer]
 
 
@@ -90,12 +94,6 @@ class Together:
             WIDTH=width, BLOCK=max(8, OWN // width), num_warps=1, num_stages=1,
         )  # fmt: skip
         return out
-
-
-def _found(buffers: Sequence[Tensor] | None) -> list[int]:
-    if buffers is None:
-        return [0] * COLUMNS
-    return [*(x.data_ptr() for x in buffers), buffers[0].shape[2], buffers[2].shape[2]]
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 A context (a prompt, a negative prompt, a centre prompt) is stored once for all the rows that go
 on from it; a row adds only the tokens it generates. Attention to a shared context is one product
-for all of its rows. A short one is copied into each row's own columns: reading it apart costs more.
+for all of its rows.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,18 +19,15 @@ from .documents import Context, Layers
 from .plan import Grain, Plan, Shape, few, grouping, multiple
 
 Ints = npt.NDArray[np.int64]
-SMALL = 400  # multiplications
 
 
 @dataclass
 class _Row:
-    """shared: tokens of the context that it reads where all rows do; begun: at which step of the
-    role nothing would have been in its own columns, to which a short context is copied; shift:
-    from what it reads to its position."""
+    """begun: at which step of the role nothing was in its own columns; shift: from what it reads to
+    its position."""
 
     slot: int
     context: int
-    shared: int
     begun: int
     shift: int
 
@@ -39,7 +36,7 @@ class _Row:
 class Standing:
     """What stays from step to step until rows or contexts come or go. Arrays are int64.
 
-    slots   of the rows, in order; begun (rows,): theirs
+    slots   of the rows, in order; begun (rows,): theirs; contexts (shape's rows,): theirs
     known   of a `Plan`'s integers the slots, what rows read of their contexts, their shifts, and
             how rows and places go together
     shape   but for its columns
@@ -47,6 +44,7 @@ class Standing:
 
     slots: list[int]
     begun: Ints
+    contexts: Ints
     known: tuple[Ints, Ints, Ints, Ints]
     shape: Shape
 
@@ -58,13 +56,10 @@ class Role:
     order of their slots; a step closes what gaps are left.
     """
 
-    def __init__(self, rows: int, columns: int, short: int, grain: Grain) -> None:
-        """rows: how many at most; columns: tokens a row generates at most; short: a context of
-        up to so many tokens is copied to each row, which is faster than reading it apart."""
+    def __init__(self, rows: int, columns: int, grain: Grain) -> None:
+        """rows: how many at most; columns: tokens a row generates at most."""
         self._slots = rows
         self._columns = columns
-        self._short = short
-        self._copied = 0  # tokens of the longest context that was copied to a row
         self._grain = grain
         self._rows: list[_Row] = []
         self._vacant: list[int] = []
@@ -123,27 +118,17 @@ class Role:
 
     def open(self, wanted: Sequence[tuple[int, Context]]) -> None:
         """Start rows (slot, context), each going on from a context that is here."""
-        opened: dict[int, tuple[int, int]] = {}
+        opened: list[int] = []
         self._standing = None
         for slot, context in wanted:
-            length = len(context)
-            copied = length if length <= self._short else 0
-            index, shift = self._contexts.index(context), context.end - length
-            row = _Row(slot, index, length - copied, self._turn - copied, shift)
-            self._copied = max(self._copied, copied)
+            index, shift = self._contexts.index(context), context.end - len(context)
             place = self._vacant.pop(0) if self._vacant else len(self._rows)
-            self._rows[place : place + 1] = [row]
-            opened[place] = index, copied
+            self._rows[place : place + 1] = [_Row(slot, index, self._turn, shift)]
+            opened.append(place)
             self._latest = (context,)
-        places = torch.tensor([*opened])
-        for layer, pair in self._context_layers.items():
-            places = places.to(pair[0].device)
-            for buffer, shared in zip(self._buffers(layer), pair, strict=True):
-                # A NaN left behind by the last row would shine through any mask.
-                buffer.index_fill_(0, places, 0)
-                for place, (index, copied) in opened.items():
-                    if copied:
-                        buffer[place, :, :copied] = shared[index, :, :copied]
+        buffers = [buffer for layer in self._context_layers for buffer in self._buffers(layer)]
+        if not self._grain.fused:
+            _wipe(buffers, opened)
 
     def close(self, slots: set[int]) -> None:
         """End the rows of these slots."""
@@ -188,16 +173,10 @@ class Role:
         now[:live] = [tokens[slot] for slot in here.slots]
         own[:live] = self._turn - here.begun
         self._turn += 1
-        columns = 0 if self._grain.fused else self._read(int(own.max()) + 1)
+        columns = multiple(int(own.max()) + 1, self._grain.columns)
+        shape = here.shape if self._grain.fused else replace(here.shape, columns=columns)
         slots, *rest = here.known
-        return replace(here.shape, columns=columns), np.concatenate((now, slots, own, *rest))
-
-    def _read(self, columns: int) -> int:
-        """How many own columns a step reads, of which so many are needed: more than those where
-        the products would be so small that torch runs them in a plain loop."""
-        keys, _ = self._buffers(next(iter(self._context_layers)))
-        least = -(-SMALL // keys.shape[3])
-        return min(max(multiple(columns, self._grain.columns), least), keys.shape[2])
+        return shape, np.concatenate((now, slots, own, *rest))
 
     def standing(self) -> Standing:
         """How rows and contexts stand now; the same object until that changes."""
@@ -208,28 +187,28 @@ class Role:
     def _arranged(self) -> Standing:
         rows, grain, lengths = self._rows, self._grain, [len(context) for context in self._contexts]
         count = few(len(rows), grain.rows)
-        apart = any(row.shared for row in rows) and not grain.fused
-        contexts = few(len(lengths), grain.rows) if apart else 1
-        width = multiple(max(lengths), grain.width) if apart else 0
+        contexts = 1 if grain.fused else few(len(lengths), grain.rows)
+        width = 0 if grain.fused else multiple(max(lengths), grain.width)
         gather, place, each = grouping([row.context for row in rows], count, contexts, grain)
-        slots, shared, shift = np.zeros((3, count), dtype=np.int64)
+        slots, shared, shift, of = np.zeros((4, count), dtype=np.int64)
         slots[:] = self._slots
         slots[: len(rows)] = [row.slot for row in rows]
-        shared[: len(rows)] = [row.shared for row in rows]
+        shared[: len(rows)] = [lengths[row.context] for row in rows]
         shift[: len(rows)] = [row.shift for row in rows]
+        of[: len(rows)] = [row.context for row in rows]
         return Standing(
             [row.slot for row in rows],
             np.array([row.begun for row in rows], dtype=np.int64),
+            of,
             (slots, shared, shift, np.array([*gather, *place], dtype=np.int64)),
             Shape(count, contexts, each, width, 0),
         )
 
     def sharing(self) -> list[tuple[int, int, list[int]]]:
-        """Contexts that are read apart: their place, how many tokens, and the rows that do."""
+        """Contexts that rows read: their place, how many tokens, and the rows that do."""
         rows: dict[int, list[int]] = {}
         for place, row in enumerate(self._rows):
-            if row.shared:
-                rows.setdefault(row.context, []).append(place)
+            rows.setdefault(row.context, []).append(place)
         return [(at, len(self._contexts[at]), places) for at, places in rows.items()]
 
     def buffers(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
@@ -253,9 +232,6 @@ class Role:
             for buffer, new in zip(self._buffers(layer), (key, value), strict=True)
         )
         products = q @ keys.mT
-        if shape.width == 0:
-            out = scoring.weights(products, plan.mask(scoring.window, 1)) @ values
-            return out.reshape(n, heads, 1, size)
         near_keys, near_values = (
             x[: shape.contexts, :, : shape.width] for x in self._context_layers[layer]
         )
@@ -269,7 +245,7 @@ class Role:
         """The rows' own keys and values of a layer. No wider than need be: a CPU reads rows that
         lie close together faster."""
         rows = few(self._slots, self._grain.rows)
-        columns = multiple(self._columns + self._copied, self._grain.columns)
+        columns = multiple(self._columns, self._grain.columns)
         old = self._row_layers.get(layer)
         if old is None or old[0].shape[2] < columns:
             like = old or self._context_layers[layer]
@@ -277,6 +253,14 @@ class Role:
             self._row_layers[layer] = keys, values
             self._moved = True
         return self._row_layers[layer]
+
+
+def _wipe(buffers: Sequence[Tensor], rows: Sequence[int]) -> None:
+    """A NaN left behind by the last row of a place would shine through any mask."""
+    places = torch.tensor(rows)
+    for buffer in buffers:
+        places = places.to(buffer.device)
+        buffer.index_fill_(0, places, 0)
 
 
 def _put(buffer: Tensor, places: Tensor, new: Tensor) -> Tensor:

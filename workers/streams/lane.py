@@ -1,9 +1,9 @@
 """A lane: one set of weights, and the roles whose rows go through it in one forward."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -17,12 +17,8 @@ from workers.models.inside import input_device, watching_head
 from workers.models.lora import AdapterRows
 
 from .documents import Context, DocumentCache, Ids, Layers, Tails
-from .kv import Ints, Role, Standing
+from .kv import Ints, Role
 from .plan import Grain, Plan, Shape
-from .tiles import Step, Tiling, tiled
-
-if TYPE_CHECKING:
-    from .fused import Fused
 
 T = TypeVar("T")
 MASKED = torch.finfo(torch.float32).min  # of what is never drawn; −inf would turn into NaN
@@ -32,7 +28,6 @@ GUIDING: tuple[RoleName, ...] = ("base", "negative", "center")
 ATTACHED: tuple[RoleName, ...] = ("accepted", "rejected")  # their adapters, in order
 PREFILL_TOKENS = {"cpu": 1024}  # of one prefill forward; more falls out of a CPU's cache
 PREFILL_TOKENS_ELSEWHERE = 16384
-SHORT_CONTEXT = {"cpu": 32}  # tokens; elsewhere memory is dear, and no context is copied
 RECORDED = Grain(rows=32, columns=32, width=128)  # of steps that are recorded once per shape
 
 
@@ -66,15 +61,13 @@ class Lane:
         self._model = model
         self._device = input_device(model)
         self._layers = model.config.get_text_config().num_hidden_layers
-        short = SHORT_CONTEXT.get(self._device.type, 0)
         fused = has_kernels(model)
         self._grain = replace(RECORDED if record else Grain(), fused=fused)
         self.roles = frozenset(roles)
         self._roles: dict[RoleName, Role] = {
-            name: Role(rows, columns, short, self._grain) for name in roles
+            name: Role(rows, columns, self._grain) for name in roles
         }
-        self._fused = _fused([*self._roles.values()]) if fused else None
-        self._tiles: tuple[list[Standing], Tiling, Ints] | None = None
+        self._kernels = _kernels(self._roles.values(), self._device, self._grain) if fused else None
         self._last: dict[tuple[RoleName, Context], Tensor] = {}
         self.documents: DocumentCache | None = None
         self._adapter_rows = adapter_rows
@@ -105,32 +98,29 @@ class Lane:
         of = {"negative": negative or tokens}
         parts = {name: role.step(of.get(name, tokens)) for name, role in live.items()}
         shapes = {name: shape for name, (shape, _) in parts.items()}
-        tiling, more = self._tiled(live)
+        arranged, more = self._arranged(live)
         moved = [role.is_moved() for role in live.values()]
         if any(moved):
             self._forget_addresses()
         self._steps.run(
-            (tuple(shapes.items()), tiling),
+            (tuple(shapes.items()), arranged),
             np.concatenate([*(some for _, some in parts.values()), more]),
-            lambda integers: self._step(shapes, tiling, integers),
+            lambda integers: self._step(shapes, arranged, len(more), integers),
         )
 
-    def _tiled(self, live: Mapping[RoleName, Role]) -> tuple[Tiling | None, Ints]:
-        """The tiles of these roles' rows, where kernels attend; made again when rows or contexts
-        have come or gone."""
-        if self._fused is None:
+    def _arranged(self, live: Mapping[RoleName, Role]) -> tuple[Hashable, Ints]:
+        """What kernels need to know of a step of these roles beside their own integers."""
+        if self._kernels is None:
             return None, np.zeros(0, dtype=np.int64)
-        here = [role.standing() for role in live.values()]
-        if self._tiles is None or self._tiles[0] != here:
-            numbers = {i: live[name] for i, name in enumerate(self._roles) if name in live}
-            self._tiles = here, *tiled(numbers, self._grain.rows)
-        return self._tiles[1:]
+        return self._kernels.arrange(
+            {i: live[name] for i, name in enumerate(self._roles) if name in live}
+        )
 
     def _forget_addresses(self) -> None:
         """What was recorded, and where buffers are, as one has moved."""
         self._steps.clear()
-        if self._fused is not None:
-            self._fused.clear()
+        if self._kernels is not None:
+            self._kernels.clear()
 
     def clear(self) -> None:
         """End all rows and drop all contexts; buffers and recorded steps stay."""
@@ -144,14 +134,14 @@ class Lane:
             role.close(slots)
 
     def _step(
-        self, shapes: Mapping[RoleName, Shape], tiling: Tiling | None, integers: Tensor
+        self, shapes: Mapping[RoleName, Shape], arranged: Hashable, more: int, integers: Tensor
     ) -> None:
-        """One token for every row of these roles: from integers and buffers to logits."""
-        sizes = [sum(shape.parts) for shape in shapes.values()]
-        *parts, rest = torch.split(integers, [*sizes, tiling.size if tiling else 0])
+        """One token for every row of these roles: from integers, the last `more` of which are the
+        kernels', and buffers to logits."""
+        *parts, rest = torch.split(integers, [*(sum(s.parts) for s in shapes.values()), more])
         plans = [Plan(shape, part) for shape, part in zip(shapes.values(), parts, strict=True)]
         rows = [shape.rows for shape in shapes.values()]
-        attender = self._attender(shapes, plans, tiling, rest)
+        attender = self._attender(shapes, plans, arranged, rest)
         ids = torch.cat([plan.tokens for plan in plans])[:, None]
         positions = torch.cat([plan.positions for plan in plans])[:, None]
         shares = _shares((name, shape.rows) for name, shape in shapes.items())
@@ -163,12 +153,12 @@ class Lane:
         self,
         shapes: Mapping[RoleName, Shape],
         plans: Sequence[Plan],
-        tiling: Tiling | None,
+        arranged: Hashable,
         rest: Tensor,
     ) -> Attender:
         """What these rows' queries see: in kernels for all of them, or role by role."""
-        if self._fused is not None and tiling is not None:
-            return self._fused.together(Step(tiling, rest, plans))
+        if self._kernels is not None:
+            return self._kernels.attender(arranged, rest, plans)
         roles = [self._roles[name] for name in shapes]
         for role, plan in zip(roles, plans, strict=True):
             role.plan = plan
@@ -294,17 +284,39 @@ class Lane:
         return torch.cat((logits, seen[0].to(logits)), dim=-1) if seen else logits
 
 
+class Kernels(Protocol):
+    """What attends for the rows of all roles at once."""
+
+    def clear(self) -> None:
+        """Forget addresses, as when a buffer has a new one."""
+
+    def arrange(self, live: Mapping[int, Role]) -> tuple[Any, Ints]:
+        """What a step of these roles, by their numbers, is for `attender` and does not change from
+        step to step while the shape stays the same; and integers, which may."""
+
+    def attender(self, arranged: Any, integers: Tensor, plans: Sequence[Plan]) -> Attender:
+        """What attends in a step; plans are those of the roles in order."""
+
+
 def has_kernels(model: PreTrainedModel) -> bool:
-    """Whether attention of a step runs in kernels: on one CUDA device, with triton."""
-    devices = {weight.device for weight in model.parameters()}
-    cuda = {device.type for device in devices} == {"cuda"} and len(devices) == 1
-    return cuda and find_spec("triton") is not None
+    """Whether attention of a step runs in kernels: on one CUDA device, with triton, or in float32
+    on a CPU, with numba."""
+    weights = [*model.parameters()]
+    devices, dtypes = {w.device for w in weights}, {w.dtype for w in weights}
+    if {device.type for device in devices} == {"cuda"} and len(devices) == 1:
+        return find_spec("triton") is not None
+    on_cpu = {device.type for device in devices} == {"cpu"}
+    return on_cpu and dtypes == {torch.float32} and find_spec("numba") is not None
 
 
-def _fused(roles: Sequence[Role]) -> "Fused":
+def _kernels(roles: Iterable[Role], device: torch.device, grain: Grain) -> Kernels:
+    if device.type == "cpu":
+        from .compiled import Compiled  # importing it takes a while
+
+        return Compiled([*roles])
     from .fused import Fused  # triton comes with CUDA's torch only
 
-    return Fused(roles)
+    return Fused([*roles], grain.rows)
 
 
 def _whose(name: RoleName) -> int:

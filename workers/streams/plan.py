@@ -110,18 +110,15 @@ class Plan:
         return x.index_select(0, self._order[1]) if self._order else x
 
     def mask(self, window: int | None, queries: int) -> Tensor:
-        """Additive, for every layer: contexts, then own columns. Without contexts to read apart
-        (rows, 1, 1, columns); else grouped, (contexts, 1, each · queries, width + columns)."""
+        """Additive, for every layer: contexts, then own columns, grouped, (contexts, 1,
+        each · queries, width + columns)."""
         if window not in self._masks:
             shared, now = self.shared[:, None], (self.shared + self.own)[:, None]
             own = torch.arange(self.shape.columns, device=now.device) + shared
-            mask = additive(visible(now, own, window))[:, None, None]
-            if self.shape.width:
-                near = torch.arange(self.shape.width, device=now.device)
-                context = additive(visible(now, near, window) & (near < shared))[:, None, None]
-                mask = torch.cat((context, mask), dim=-1)
-                mask = self.group(mask.expand(-1, -1, queries, -1))
-            self._masks[window] = mask
+            near = torch.arange(self.shape.width, device=now.device)
+            seen = visible(now, near, window) & (near < shared), visible(now, own, window)
+            mask = additive(torch.cat(seen, dim=-1))[:, None, None]
+            self._masks[window] = self.group(mask.expand(-1, -1, queries, -1))
         return self._masks[window]
 
 

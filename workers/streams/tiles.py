@@ -1,4 +1,5 @@
-"""A step's work as a kernel finds it: rows of all roles in one order, and tiles of their contexts.
+"""A step's work as a kernel finds it: buffers by address, rows of all roles in one order, and tiles
+of their contexts.
 
 A tile is a piece of one context and up to ROWS rows that go on from it: what is read once for all
 of them. What a step is depends on numbers in one tensor, so that it can be recorded once per shape.
@@ -11,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kv import Ints, Role
+from .kv import Ints, Role, Standing
 from .plan import Plan, few
 
 ROWS = 16  # of one tile
 PIECE = 128  # tokens of a context in one tile: what is longer is looked at side by side
+COLUMNS = 6  # of the table of buffers
 HEAD = 3  # of a tile's numbers: its role, its context, where its piece begins
 
 
@@ -48,6 +50,34 @@ class Step:
         self.places, self.tiles = torch.tensor_split(integers, [2 * tiling.rows])
         self.shared = torch.cat([plan.shared for plan in plans])
         self.own = torch.cat([plan.own for plan in plans])
+
+
+class Tiles:
+    """The tiles of steps, made again when rows or contexts have come or gone."""
+
+    def __init__(self, grain: int) -> None:
+        """grain: by which the count of tiles is rounded up."""
+        self._grain = grain
+        self._last: tuple[list[Standing], Tiling, Ints] | None = None
+
+    def of(self, live: Mapping[int, Role]) -> tuple[Tiling, Ints]:
+        """See `tiled`."""
+        here = [role.standing() for role in live.values()]
+        if self._last is None or self._last[0] != here:
+            self._last = here, *tiled(live, self._grain)
+        return self._last[1:]
+
+
+def addresses(roles: Sequence[Role], layer: int) -> list[list[int]]:
+    """COLUMNS of each role: addresses of context keys and values and of own keys and values, how
+    many columns a context and a row have; zeros for a role that has no buffers."""
+    found = (role.buffers(layer) for role in roles)
+    return [
+        [0] * COLUMNS
+        if buffers is None
+        else [*(x.data_ptr() for x in buffers), buffers[0].shape[2], buffers[2].shape[2]]
+        for buffers in found
+    ]
 
 
 def tiled(roles: Mapping[int, Role], grain: int) -> tuple[Tiling, Ints]:

@@ -271,7 +271,6 @@ def test_recorded_steps_give_the_same_tokens(
     options = {"guidance": Guidance(gamma=0.2, eta=0.5), "slots": 7}
     plain = run(pair, mixed(20), term, **options)
     monkeypatch.setattr(lane, "RECORDED", kv.Grain(rows=4, columns=6, width=16))
-    monkeypatch.setattr(lane, "SHORT_CONTEXT", {})
     monkeypatch.setattr(Recorder, "recorded", 0)
     monkeypatch.setattr(Recorder, "replayed", 0)
     recorded = replace(pair, recorder=Recorder)

@@ -50,9 +50,9 @@ def decode(
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes as on a GPU, scaled to tiny models: contexts are not copied to rows."""
+    """Shapes as on a GPU without kernels, scaled to tiny models."""
+    monkeypatch.setattr(lane, "has_kernels", lambda _: False)
     monkeypatch.setattr(lane, "RECORDED", Grain(rows=4, columns=6, width=16))
-    monkeypatch.setattr(lane, "SHORT_CONTEXT", {})
     monkeypatch.setattr(Recorder, "recorded", 0)
     monkeypatch.setattr(Recorder, "replayed", 0)
 

@@ -1,7 +1,7 @@
 """What the attention kernels are given, on the CPU: in their place plain torch, row by row, which
 reads nothing but what a step's tiles and numbers say. The kernels are tested in tests/gpu."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,9 +12,9 @@ from factory.guidance import Guidance
 from workers.decoding import ModelPair, Request
 from workers.models.attention import Scoring, additive, attend, visible
 from workers.streams import lane, tiles
-from workers.streams.kv import Role
-from workers.streams.plan import Grain
-from workers.streams.tiles import HEAD, ROWS, Step
+from workers.streams.kv import Ints, Role
+from workers.streams.plan import Grain, Plan
+from workers.streams.tiles import HEAD, ROWS, Step, Tiles, Tiling
 
 from .test_decoder import mixed_requests
 from .test_graphs import Recorder, decode, shared_requests
@@ -25,14 +25,18 @@ Pairs = Callable[[str, str], ModelPair]
 class ByRows:
     """Stands in for `fused.Fused` and the attender that it makes."""
 
-    def __init__(self, roles: Sequence[Role]) -> None:
-        self._roles = roles
+    def __init__(self, roles: Iterable[Role], device: torch.device, grain: Grain) -> None:
+        self._roles = [*roles]
+        self._tiles = Tiles(grain.rows)
 
     def clear(self) -> None:
-        """Nothing is remembered."""
+        """No address is remembered."""
 
-    def together(self, step: Step) -> "ByRows":
-        self.step = step
+    def arrange(self, live: Mapping[int, Role]) -> tuple[Tiling, Ints]:
+        return self._tiles.of(live)
+
+    def attender(self, tiling: Tiling, integers: Tensor, plans: Sequence[Plan]) -> "ByRows":
+        self.step = Step(tiling, integers, plans)
         return self
 
     def attend(
@@ -75,10 +79,9 @@ class ByRows:
 
 @pytest.fixture(autouse=True)
 def _in_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a card, scaled to tiny models: no context is copied, and all are read in pieces."""
-    monkeypatch.setattr(lane, "SHORT_CONTEXT", {})
+    """As on a card, scaled to tiny models: contexts are read in pieces."""
     monkeypatch.setattr(lane, "RECORDED", Grain(rows=4, columns=6, width=16))
-    monkeypatch.setattr(lane, "_fused", ByRows)
+    monkeypatch.setattr(lane, "_kernels", ByRows)
     monkeypatch.setattr(tiles, "PIECE", 5)
 
 
