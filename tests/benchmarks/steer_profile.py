@@ -14,12 +14,16 @@ from torch import Tensor, nn
 from factory.guidance import Guidance
 from workers.decoding import ModelPair, RoleName, choosing, decoder, steer_scores
 from workers.models import attention, lora
-from workers.streams import kv, lane
+from workers.streams import compiled, lane
+from workers.streams.compiled import Compiled
+from workers.streams.documents import Context
+from workers.streams.kv import Role
+from workers.streams.plan import Grain, Plan
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("linear layers", nn.Linear, "forward"),
     ("linear layers", lora.RowLora, "forward"),
-    ("attention", kv.Role, "attend"),
+    ("attention", compiled.Together, "attend"),
     ("prefill: attention", attention.Prefill, "attend"),
     ("prefill: linear, the rest", lane.Lane, "_prefill"),
     ("forward: norms, activations, transformers' Python", lane.Lane, "_forward"),
@@ -29,7 +33,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
 )
 INSIDE_PREFILL = ("linear layers", "forward: norms, activations, transformers' Python")
 SHOWN = 0.005
-SHORT = ("expert", "base")  # streams whose context is the prompt, copied into each row
+SHORT = ("expert", "base")  # streams whose context is the prompt
 
 
 def shares(call: Callable[[], int]) -> dict[str, float]:
@@ -82,8 +86,8 @@ def bounds(
     """What the other streams cost at least, beside what our own unguided step takes.
 
     forward   of all rows, over that of the expert's alone, without any attention
-    kernels   what is added by bare kernels in their places: attention to as many keys as there
-              are, no padding, no copies; scores of all streams; contexts, each run once a group
+    kernels   what is added by bare kernels in their places: attention; scores of all streams;
+              contexts, each run once a group
     free      ratio of tokens a second with the forward's part alone: no engine passes it
     at best   with both: no engine on these kernels passes it
     lazy      time of a step with the others' rows run in chunks of four tokens, over one with
@@ -94,11 +98,11 @@ def bounds(
     three = forward_seconds(pair, 3 * slots, 1, base=base)
     chunk = forward_seconds(pair, 2 * slots, 4, base=base)
     together = three if pair.kind == "lora" else one + two
-    attending = [
-        forward_seconds(pair, slots, 1, _Bare(pair, load, 1)) - one,
-        forward_seconds(pair, 3 * slots, 1, _Bare(pair, load, 3), base=base) - three,
+    attended = [
+        forward_seconds(pair, slots, 1, attending(pair, load, 1)) - one,
+        forward_seconds(pair, 3 * slots, 1, attending(pair, load, 3), base=base) - three,
     ]
-    added = attending[1] - attending[0]
+    added = attended[1] - attended[0]
     others = steering_seconds(pair, load, guidance) + prefill_seconds(pair, load)
     step, hf = load.slots / rates["plain"], rates["plain"] / rates["hf-plain"]
     free = step / (step + together - one)
@@ -167,43 +171,33 @@ class _Nothing:
         return query
 
 
-class _Bare:
-    """Attention in bare kernels, to keys and values that every layer and stream has of its own."""
-
-    def __init__(self, pair: ModelPair, load: Load, streams: int) -> None:
-        config = pair.expert.config
-        heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-        own, groups = load.tokens / 2, load.slots // load.group  # tokens of its own behind a row
-        self._load = load
-        self._roles = ("expert", *load.roles)[:streams]
-        self._keys = {
-            (layer, role): (
-                torch.randn(
-                    load.slots, heads, round(own + load.prompt * (role in SHORT)), size
-                ),
-                torch.randn(groups, heads, round(load.context), size),
-            )
-            for layer in range(config.num_hidden_layers)
-            for role in self._roles
-        }  # fmt: skip
-        self._values = {
-            place: tuple(torch.randn_like(keys) for keys in both)
-            for place, both in self._keys.items()
-        }
-
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scoring: attention.Scoring
-    ) -> Tensor:
-        done = []
-        for role, rows in zip(self._roles, query.split(self._load.slots), strict=True):
-            keys, values = self._keys[layer, role], self._values[layer, role]
-            found = (rows @ keys[0].mT).softmax(-1) @ values[0]
-            if role not in SHORT:
-                groups = rows.view(-1, rows.shape[1], self._load.group, rows.shape[3])
-                near = (groups @ keys[1].mT).softmax(-1) @ values[1]
-                found = found + near.view_as(found)
-            done.append(found)
-        return torch.cat(done)
+def attending(pair: ModelPair, load: Load, streams: int) -> attention.Attender:
+    """Our loops alone, at rows that have half of their tokens; keys and values are every layer's
+    and stream's own, as they are where they work."""
+    config = pair.expert.config
+    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    roles = []
+    for name in ("expert", *load.roles)[:streams]:
+        role = Role(load.slots, round(load.tokens), Grain(fused=True))
+        length, groups = round(load.context), load.slots // load.group
+        if name in SHORT:
+            length, groups = load.prompt, 1
+        contexts = [Context((i,) * length) for i in range(groups)]
+        for context in contexts:
+            layers = {
+                layer: (torch.randn(1, heads, length, size), torch.randn(1, heads, length, size))
+                for layer in range(config.num_hidden_layers)
+            }
+            role.add_context(context, layers, 0)
+        role.open([(slot, contexts[slot * groups // load.slots]) for slot in range(load.slots)])
+        roles.append(role)
+    tokens = dict.fromkeys(range(load.slots), 1)
+    for _ in range(round(load.tokens / 2)):
+        steps = [role.step(tokens) for role in roles]
+    plans = [Plan(shape, torch.from_numpy(integers)) for shape, integers in steps]
+    kernels = Compiled(roles)
+    numbers, rows = kernels.arrange(dict(enumerate(roles)))
+    return kernels.attender(numbers, torch.from_numpy(rows), plans)
 
 
 @torch.inference_mode()
