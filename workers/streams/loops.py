@@ -231,7 +231,7 @@ def _fetch(keys, values, size):
 
 @njit(fastmath=FAST)
 def _look(query, near, near_count, own, own_count, size, scale, cap, scores, out):
-    """One query's output: near and own are addresses of keys and values."""
+    """One query's output; near, own: addresses of keys and of values, and how many it sees."""
     _products(query, near[0], near_count, size, scale, scores)
     _products(query, own[0], own_count, size, scale, scores + 4 * near_count)
     part = softmax(scores, near_count + own_count, cap)
@@ -242,6 +242,21 @@ def _look(query, near, near_count, own, own_count, size, scale, cap, scores, out
     _add_weighed(scores + 4 * near_count, own[1], own_count, size, out)
     for d in range(size):
         sums[d] *= part
+
+
+@njit
+def _begins(tensor, row, head):
+    """The address of a row's head, in a tensor of (address, numbers from row to row, from head to
+    head)."""
+    return tensor[0] + 4 * (row * tensor[1] + head * tensor[2])
+
+
+@njit
+def _unseen(shared, own, window):
+    """How many of the first keys, of a context and of its row's own, a window leaves out."""
+    if window == 0:
+        return 0, 0
+    return min(shared, max(0, shared + own + 1 - window)), max(0, own + 1 - window)
 
 
 _I, _F = types.int64, types.float32
@@ -274,43 +289,40 @@ def _attend(
     scores             room for as many numbers as a row sees
     """
     buffers, roles = carray(_ints_at(table), (ROLES, 6)), carray(_ints_at(work), (parts, 5))
-    group, row_size, first = heads // kv_heads, 4 * size, 0
+    queries, outs = (query, query_row, query_head), (out, heads * size, size)
+    new_keys, new_values = (key, key_row, key_head), (value, value_row, value_head)
+    group, wide, first = heads // kv_heads, 4 * size, 0
     for part in range(parts):
         role, count = roles[part, 0], roles[part, 1]
         contexts = carray(_ints_at(roles[part, 2]), (count,))
         shared = carray(_ints_at(roles[part, 3]), (count,))
         own = carray(_ints_at(roles[part, 4]), (count,))
-        width, columns = buffers[role, 4], buffers[role, 5]
+        near_keys, near_values, own_keys, own_values = buffers[role, :4]
         row, last = max(begin - first, 0), min(stop - first, count)
         while row < last:
             end = row + 1
             while end < last and contexts[end] == contexts[row]:
                 end += 1
             for head in range(kv_heads):
-                context = (contexts[row] * kv_heads + head) * width
+                near = (contexts[row] * kv_heads + head) * buffers[role, 4] * wide
                 for place in range(row, end):
-                    mine = (place * kv_heads + head) * columns * row_size
-                    keys, values = buffers[role, 2] + mine, buffers[role, 3] + mine
+                    mine = (place * kv_heads + head) * buffers[role, 5] * wide
+                    keys, values = own_keys + mine, own_values + mine
                     if place + 1 < end:
-                        next_one = kv_heads * columns * row_size
-                        size_of = own[place + 1] * row_size
-                        _fetch(keys + next_one, values + next_one, size_of)
-                    new, r = own[place] * row_size, first + place
-                    _copy(key + 4 * (r * key_row + head * key_head), keys + new, size)
-                    _copy(value + 4 * (r * value_row + head * value_head), values + new, size)
-                    far, seen = 0, 0  # the first keys that a window leaves
-                    if window > 0:
-                        seen = max(0, own[place] + 1 - window)
-                        far = min(shared[place], max(0, shared[place] + own[place] + 1 - window))
-                    near = (context + far) * row_size
+                        ahead = kv_heads * buffers[role, 5] * wide
+                        _fetch(keys + ahead, values + ahead, own[place + 1] * wide)
+                    new = own[place] * wide
+                    _copy(_begins(new_keys, first + place, head), keys + new, size)
+                    _copy(_begins(new_values, first + place, head), values + new, size)
+                    far, old = _unseen(shared[place], own[place], window)
                     for h in range(head * group, (head + 1) * group):
                         _look(
-                            query + 4 * (r * query_row + h * query_head),
-                            (buffers[role, 0] + near, buffers[role, 1] + near),
+                            _begins(queries, first + place, h),
+                            (near_keys + near + far * wide, near_values + near + far * wide),
                             shared[place] - far,
-                            (keys + seen * row_size, values + seen * row_size),
-                            own[place] + 1 - seen,
-                            size, scale, cap, scores, out + 4 * (r * heads + h) * size,
+                            (keys + old * wide, values + old * wide),
+                            own[place] + 1 - old,
+                            size, scale, cap, scores, _begins(outs, first + place, h),
                         )  # fmt: skip
             row = end
         first += count
