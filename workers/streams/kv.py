@@ -244,12 +244,10 @@ class Role:
     def _buffers(self, layer: int) -> tuple[Tensor, Tensor]:
         """The rows' own keys and values of a layer. No wider than need be: a CPU reads rows that
         lie close together faster."""
-        rows = few(self._slots, self._grain.rows)
-        columns = multiple(self._columns, self._grain.columns)
-        old = self._row_layers.get(layer)
-        if old is None or old[0].shape[2] < columns:
-            like = old or self._context_layers[layer]
-            keys, values = (_room(old and old[i], like[i], rows, columns) for i in (0, 1))
+        if layer not in self._row_layers:
+            rows = few(self._slots, self._grain.rows)
+            columns = multiple(self._columns, self._grain.columns)
+            keys, values = (_room(None, x, rows, columns) for x in self._context_layers[layer])
             self._row_layers[layer] = keys, values
             self._moved = True
         return self._row_layers[layer]
