@@ -16,7 +16,9 @@ from .kv import Ints, Role
 from .plan import Plan
 from .tiles import addresses
 
-PORTION = 2**20  # numbers of keys, from which on a thread of its own is worth it
+# Numbers of keys in a part that has a thread of its own. Two threads on two cores: level at 0.7
+# times as many, 1.25 to 1.45 times as fast at 2.6 to 4 times (28 November 2026, AMD EPYC).
+PORTION = 2**20
 
 
 class Compiled:
