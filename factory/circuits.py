@@ -7,7 +7,8 @@ The row in Postgres is the truth for every process. `retry_at` says all:
     in the future  nobody calls
     in the past    the first to ask makes one call, the probe, and sets it anew meanwhile
 
-A probe's success closes the circuit. Of a probe that never comes to an end, PROBE_SECONDS later
+A probe's success closes the circuit; its failure opens it anew, never for less than the service
+asked of anyone (`asked_until`). Of a probe that never comes to an end, PROBE_SECONDS later
 another takes its place.
 """
 
@@ -98,16 +99,19 @@ def note_failure(
     """The rule of `failed`. Failures of calls that were under way when others stopped tell
     nothing new; only what the service asked for counts of them."""
     held = circuit.retry_at is not None and circuit.retry_at > now and not turn.is_probe
-    if not held:
-        circuit.failures += 1
     circuit.since = circuit.since or now
     circuit.error = error
-    wait = min(retry_after, LONGEST_ASKED)
-    if not held and (turn.is_probe or circuit.failures >= THRESHOLD):
-        wait = max(wait, pause(circuit.failures, first))
-    if wait:
-        end = now + timedelta(seconds=wait)
-        circuit.retry_at = max(circuit.retry_at or end, end) if held else end
+    if retry_after:
+        asked = now + timedelta(seconds=min(retry_after, LONGEST_ASKED))
+        circuit.asked_until = max(circuit.asked_until or asked, asked)
+    ends = [circuit.asked_until]
+    if held:
+        ends.append(circuit.retry_at)
+    else:
+        circuit.failures += 1
+        if turn.is_probe or circuit.failures >= THRESHOLD:
+            ends.append(now + timedelta(seconds=pause(circuit.failures, first)))
+    circuit.retry_at = max((end for end in ends if end), default=None)
 
 
 def note_success(circuit: Circuit, turn: Turn, now: datetime) -> bool:
@@ -116,7 +120,8 @@ def note_success(circuit: Circuit, turn: Turn, now: datetime) -> bool:
     was_open = circuit.retry_at is not None
     if was_open and not turn.is_probe:
         return False
-    circuit.failures, circuit.since, circuit.retry_at, circuit.error = 0, None, None, None
+    circuit.failures, circuit.since, circuit.error = 0, None, None
+    circuit.retry_at, circuit.asked_until = None, None
     return was_open
 
 

@@ -439,6 +439,7 @@ class Circuit(Base):
     failures: Mapped[int] = mapped_column(server_default="0")  # one after another
     since: Mapped[datetime | None]  # the first of them
     retry_at: Mapped[datetime | None]
+    asked_until: Mapped[datetime | None]  # what the service itself asked for (Retry-After)
     error: Mapped[str | None]  # the last of them
 
 

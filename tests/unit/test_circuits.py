@@ -119,3 +119,16 @@ def test_one_failure_holds_nobody_back_and_a_success_forgets_it() -> None:
     assert not turn.is_probe
     assert not note_success(circuit, turn, START)
     assert circuit.failures == 0
+
+
+def test_a_probe_that_fails_does_not_shorten_what_another_call_was_asked_for() -> None:
+    circuit = Circuit(name="it", failures=0)
+    for _ in range(THRESHOLD):
+        note_failure(circuit, Turn(), START, "503", FIRST)
+    later = START + timedelta(seconds=60)
+    probe = circuits.take_turn(circuit, later)
+    note_failure(circuit, Turn(), later, "429", FIRST, retry_after=30.0)
+    note_failure(circuit, probe, later, "503", FIRST)
+    with pytest.raises(HeldBack):
+        circuits.take_turn(circuit, later + timedelta(seconds=29))
+    assert circuits.take_turn(circuit, later + timedelta(seconds=30)).is_probe
