@@ -209,8 +209,8 @@ class Supervisor:
         running.restart_at = time.monotonic() + delay
         name = running.child.name
         _log.warning("child_died", child=name, how=why, restart_in=delay)
-        self._report(Event(name, "died", f"{why}; it starts again in {delay:g} s"))
         self._save()
+        self._report(Event(name, "died", f"{why}; it starts again in {delay:g} s"))
 
     def _restart(self, running: _Running) -> None:
         try:
@@ -223,8 +223,8 @@ class Supervisor:
         running.started, running.restart_at = fresh.started, None
         running.restarts += 1
         _log.info("child_restarted", child=running.child.name, restarts=running.restarts)
-        self._report(Event(running.child.name, "restarted"))
         self._save()
+        self._report(Event(running.child.name, "restarted"))
 
     def _report(self, event: Event) -> None:
         self._on_event(event)
