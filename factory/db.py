@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from factory.errors import Unavailable
+from factory.errors import DatabaseUnavailable
 
 PATIENCE = 20.0  # seconds: a Postgres that is restarted answers again within them
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
@@ -49,8 +49,8 @@ class Database:
     def transaction(self) -> Iterator[Session]:
         """A session whose work is committed at the end, or undone when an error is raised.
 
-        Raises Unavailable when Postgres cannot be reached or cannot take it now. If that was at
-        the end, it may have been committed all the same: see `retrying`.
+        Raises DatabaseUnavailable when Postgres cannot be reached or cannot take it now. If that
+        was at the end, it may have been committed all the same: see `retrying`.
         """
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
@@ -59,23 +59,25 @@ class Database:
             reason = _may_go_well_later(error)
             if reason is None:
                 raise
-            raise Unavailable(reason) from error
+            raise DatabaseUnavailable(reason) from error
         except PoolTimeout as error:
-            raise Unavailable("Every connection to the database is in use. Try again.") from error
+            raise DatabaseUnavailable(
+                "Every connection to the database is in use. Try again."
+            ) from error
 
     def retrying(self, work: Callable[[Session], ResultT], patience: float = PATIENCE) -> ResultT:
         """`work` in a transaction; again, from its start, when the database was away or refused
         it because of others, for `patience` seconds. Returns what `work` returned.
 
         `work` is also run again when a COMMIT was done but its answer was lost: it must come to
-        the same end then. Raises Unavailable.
+        the same end then. Raises DatabaseUnavailable, and at once whatever else `work` raises.
         """
         end, pause = time.monotonic() + patience, FIRST_PAUSE
         while True:
             try:
                 with self.transaction() as session:
                     return work(session)
-            except Unavailable:
+            except DatabaseUnavailable:
                 if time.monotonic() + pause > end:
                     raise
             time.sleep(pause * random.uniform(0.5, 1.0))
@@ -100,7 +102,7 @@ class Database:
             yield bool(session.scalar(select(func.pg_try_advisory_xact_lock(key))))
 
     def ping(self) -> None:
-        """Raise Unavailable unless the database answers."""
+        """Raise DatabaseUnavailable unless the database answers."""
         with self.transaction() as session:
             session.execute(text("SELECT 1"))
 

@@ -136,6 +136,10 @@ class Unavailable(FactoryError):
         """Seconds that the service asked to be left alone."""
 
 
+class DatabaseUnavailable(Unavailable):
+    """Postgres cannot be reached, or cannot take this now."""
+
+
 class HeldBack(Unavailable):
     """The service failed again and again: it is given time and was not asked now."""
 

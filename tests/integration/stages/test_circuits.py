@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from factory import circuits, degraded, outbox
 from factory.circuits import LABEL_STUDIO, THRESHOLD, Turn
@@ -53,6 +54,19 @@ def test_failures_stop_the_calls_of_every_process(database: Database, postgres_u
     with pytest.raises(HeldBack, match="no answer"), breaker.guard(other, PATIENT)():
         raise AssertionError("it was called")
     other.close()
+
+
+def test_who_is_held_back_is_told_so_the_first_time(database: Database) -> None:
+    fail(database, settings=PATIENT)
+    asked = []
+
+    def ask(session: Session) -> Turn:
+        asked.append(1)
+        return circuits.ask(session, LABEL_STUDIO)
+
+    with pytest.raises(HeldBack):
+        database.retrying(ask)
+    assert len(asked) == 1
 
 
 def test_what_it_asked_for_is_kept(database: Database) -> None:
