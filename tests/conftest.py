@@ -1,5 +1,5 @@
-"""What tests share, each started once per run when first asked for: a real Postgres, a real Redis
-and a real Label Studio (about a minute)."""
+"""What tests share, each started when first asked for, once in each process that runs tests: a real
+Postgres, a real Redis and a real Label Studio (about a minute)."""
 
 import shutil
 import signal
@@ -12,12 +12,28 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 from redis import Redis
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from factory.local import home, label_studio, postgres, process, redis
 from tests import stores
 
 REPOSITORY = Path(__file__).parents[1]
 TEMPLATE = "migrated"
+WITH_LABEL_STUDIO = ("tests/acceptance/", "tests/faults/test_review_rows.py")
+
+
+class ByModule(LoadScopeScheduling):
+    """Shares tests out by module, and keeps those of a whole factory in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.split("::")[0]
+        return "whole" if module.startswith(WITH_LABEL_STUDIO) else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByModule:
+    """Who runs what (`pytest -n`)."""
+    return ByModule(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -12,7 +13,7 @@ from .screenshots import ARGUMENTS, CHROMIUM, sign_in
 from .seed import Seeded, login_token, seed
 from .site import Site, serving
 
-FIGURES = pytest.StashKey[list[str]]()
+FIGURE = "figure"
 
 
 @dataclass
@@ -49,17 +50,18 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Says a figure at the end of the whole run, whether or not the test passes."""
-    return request.config.stash.setdefault(FIGURES, []).append
+    return partial(record_property, FIGURE)
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the figures of the pages."""
-    for line in config.stash.get(FIGURES, []):
-        terminalreporter.write_line(line)
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, line in report.user_properties:
+                if name == FIGURE:
+                    terminalreporter.write_line(line)
 
 
 @pytest.fixture

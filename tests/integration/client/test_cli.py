@@ -19,6 +19,7 @@ from . import conftest
 
 pytestmark = pytest.mark.usefixtures("command_line")
 Captured = pytest.CaptureFixture[str]
+UNKNOWN = uuid.UUID(int=0)  # of no row
 
 
 @pytest.fixture
@@ -268,7 +269,7 @@ def test_the_first_token_is_written_to_the_database(
 
 
 @pytest.mark.parametrize(
-    "words", ["dataset show nothing", f"job show {uuid.uuid4()}", f"sample show {uuid.uuid4()}"]
+    "words", ["dataset show nothing", f"job show {UNKNOWN}", f"sample show {UNKNOWN}"]
 )
 def test_what_is_not_there_is_3(words: str, capsys: Captured) -> None:
     assert document(capsys, 3, *words.split())["error"]["status"] == 404
