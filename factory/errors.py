@@ -11,6 +11,7 @@
     ├── NotFound                    no such thing
     ├── Conflict                    clashes with what is there
     ├── Unavailable (retryable)     a service we need does not answer
+    │   ├── DatabaseUnavailable (retryable)  Postgres does not answer, or cannot take it now
     │   └── HeldBack (retryable)    was not asked: it failed before and is given time
     ├── LeaseLost                   another worker owns the shard now
     ├── Stopped                     the job was paused or cancelled, or the worker is stopping

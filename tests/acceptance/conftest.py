@@ -13,6 +13,8 @@ from factory.local import label_studio
 
 from .running import RunningFactory, factory_up
 
+DEMO_SECONDS = 1500.0  # on a slow machine that runs other tests beside it
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -23,6 +25,13 @@ class Demo:
 
     def round(self, name: str) -> dict[str, Any]:
         return next(each for each in self.result["rounds"] if each["name"] == name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who needs the demo may be the first to, and wait for it."""
+    for item in items:
+        if "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(2 * DEMO_SECONDS))
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +46,6 @@ def running_factory(
 @pytest.fixture(scope="session")
 def demo(running_factory: RunningFactory) -> Demo:
     """What `factory demo` did on that factory."""
-    done = running_factory.command("demo", timeout=900)
+    done = running_factory.command("demo", timeout=DEMO_SECONDS)
     assert done.returncode == 0, done.stderr
     return Demo(json.loads(done.stdout.splitlines()[-1])["demo"], done.stdout)
