@@ -28,7 +28,7 @@ demo:  ## Install all, run the whole loop once on this machine, print its report
 up: ; @$(MAKE) -j2 install && exec $(BIN)/factory up  ## Start the factory and keep it up
 
 test:  ## Install what the tests need and run them all
-	@$(MAKE) -j2 install-dev && exec $(BIN)/python -m pytest -n auto --maxprocesses 4 --no-loadscope-reorder
+	@$(MAKE) -j2 install-dev && exec $(BIN)/python -m pytest -n logical --maxprocesses 4 --no-loadscope-reorder
 
 test-faults: $(DEV)  ## Harm a running factory hundreds of times, count what is lost (up to an hour)
 	@exec $(BIN)/python -m tests.faults
