@@ -77,6 +77,24 @@ def test_a_killed_child_is_restarted_and_reported(home, listener, children):
     assert (home.logs / "sleeper.log").read_text().count("=== ") == 2
 
 
+def test_the_state_file_knows_before_anyone_is_told(home):
+    seen = {}
+
+    def note(event: Event) -> None:
+        if event.state in ("died", "restarted"):
+            seen[event.state] = state_of(home, "sleeper")
+
+    children = Supervisor(home, note)
+    try:
+        children.spawn(child("sleeper"))
+        os.kill(children.pids()["sleeper"], signal.SIGKILL)
+        assert process.until(lambda: "restarted" in seen, 10)
+    finally:
+        children.stop([])
+    assert "SIGKILL" in seen["died"]["last_death"]["how"]
+    assert (seen["died"]["restarts"], seen["restarted"]["restarts"]) == (0, 1)
+
+
 def test_what_a_dead_child_had_started_is_ended_before_its_restart(home, listener, children):
     children.spawn(child("parent", PARENT))
     leader = psutil.Process(children.pids()["parent"])
